@@ -1,0 +1,135 @@
+package countersign_test
+
+import (
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/countersign/countersign"
+
+// walls says which packages of ours each package may import: the table of docs/ARCHITECTURE.md. "*" is everything.
+// Tests are free: they put real parts together.
+func walls() map[string][]string {
+	return map[string][]string{
+		".":                      {},
+		"storage":                {},
+		"storage/bolt":           {"storage"},
+		"storage/storetest":      {"storage"},
+		"storage/audit":          {".", "storage"},
+		"storage/policy":         {".", "storage", "storage/audit"},
+		"storage/keyring":        {".", "storage", "storage/audit"},
+		"ca":                     {".", "storage", "storage/audit", "storage/keyring"},
+		"ca/identity":            {"."},
+		"sts/jwt":                {"."},
+		"sts":                    {".", "storage", "storage/audit", "storage/keyring", "sts/jwt"},
+		"sts/verify":             {".", "sts/jwt"},
+		"api":                    {".", "api/wire", "ca", "sts", "storage", "storage/audit", "storage/keyring", "storage/policy"},
+		"api/wire":               {"."},
+		"api/client":             {".", "api/wire", "ca/identity"},
+		"cmd/countersign":        {"*"},
+		"cmd/countersign/daemon": {"*"},
+		"cmd/countersign/demo":   {"*"},
+	}
+}
+
+// onlyIn names foreign packages that live behind one wall: a prefix of the import path, and the packages that may.
+func onlyIn() map[string][]string {
+	return map[string][]string{
+		"github.com/labstack/echo/v4": {"api"},
+		"github.com/spf13/viper":      {"cmd/countersign/daemon"},
+		"github.com/spf13/cobra":      {"cmd/countersign", "cmd/countersign/demo"},
+		"go.etcd.io/bbolt":            {"storage/bolt"},
+		"go.step.sm/crypto/kms":       {"storage/keyring"},
+	}
+}
+
+// imports parses every Go file of the module in process. `go list` would be cached, and then passes a forbidden import.
+func imports(t *testing.T) map[string]map[string]string {
+	t.Helper()
+	found := map[string]map[string]string{} // package: import: file
+	err := filepath.WalkDir(".", func(path string, entry fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case entry.IsDir() && (path == "scripts" || entry.Name() == "testdata" || strings.HasPrefix(entry.Name(), ".") && path != "."):
+			return filepath.SkipDir
+		case !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go"):
+			return nil
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.ImportsOnly)
+		if err != nil {
+			return err
+		}
+		dir := filepath.ToSlash(filepath.Dir(path))
+		if found[dir] == nil {
+			found[dir] = map[string]string{}
+		}
+		for _, spec := range file.Imports {
+			name, err := strconv.Unquote(spec.Path.Value)
+			if err != nil {
+				return err
+			}
+			found[dir][name] = path
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return found
+}
+
+func TestImports(t *testing.T) {
+	table := walls()
+	for dir, set := range imports(t) {
+		allowed, ok := table[dir]
+		if !ok {
+			t.Errorf("the package %s stands in no row of walls(): add it, and to docs/ARCHITECTURE.md", dir)
+			continue
+		}
+		for name, file := range set {
+			checkImport(t, dir, name, file, allowed)
+		}
+	}
+}
+
+func checkImport(t *testing.T, dir, name, file string, allowed []string) {
+	t.Helper()
+	if name == module || strings.HasPrefix(name, module+"/") {
+		ours := strings.TrimPrefix(strings.TrimPrefix(name, module), "/")
+		if ours == "" {
+			ours = "."
+		}
+		if !slices.Contains(allowed, ours) && !slices.Contains(allowed, "*") {
+			t.Errorf("%s imports %s: %s may import only %v of ours", file, name, dir, allowed)
+		}
+		return
+	}
+	for prefix, may := range onlyIn() {
+		if (name == prefix || strings.HasPrefix(name, prefix+"/")) && !slices.Contains(may, dir) {
+			t.Errorf("%s imports %s, which lives in %v only", file, name, may)
+		}
+	}
+}
+
+func TestNoInit(t *testing.T) {
+	for dir, files := range goFiles(t) {
+		for _, path := range files {
+			file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.ParseComments)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, decl := range file.Decls {
+				if name := functionName(decl); name == "init" {
+					t.Errorf("%s has an init function: state is handed to %s, not kept in it", path, dir)
+				}
+			}
+		}
+	}
+}

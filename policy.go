@@ -1,0 +1,181 @@
+package countersign
+
+import (
+	"slices"
+	"time"
+)
+
+// SubjectMode says how an issuer's `sub` becomes the relay token's.
+type SubjectMode string
+
+// The subject modes of policy.md.
+const (
+	SubjectKeep   SubjectMode = "keep"
+	SubjectPrefix SubjectMode = "prefix" // "<issuer name>:<sub>"
+)
+
+// Policy is the call graph in force: immutable, made by [NewPolicy] from a document that was found free of faults.
+// Its look-ups are pure and cost a map access.
+type Policy struct {
+	Version     int       `json:"version"` // from 1
+	TrustDomain string    `json:"trust_domain"`
+	Issuers     []Issuer  `json:"issuers"`
+	Services    []Service `json:"services"`
+	Calls       []Call    `json:"calls"`
+
+	issuerByURL map[string]*Issuer
+	serviceBy   map[string]*Service
+	serviceByNS map[string]*Service // by DNS name
+	callBy      map[[2]string]*Call
+	callsFrom   map[string][]*Call
+}
+
+// Issuer is an external OIDC or OAuth issuer whose user tokens are accepted as subject tokens.
+type Issuer struct {
+	Name       string      `json:"name"`
+	URL        string      `json:"issuer"` // compared exactly with `iss`
+	Algorithms []string    `json:"algorithms"`
+	JWKSURI    string      `json:"jwks_uri,omitempty"` // "": by discovery
+	CAPEM      string      `json:"ca,omitempty"`       // "": the system's roots
+	Tokens     []string    `json:"tokens"`             // of "access"
+	Scopes     []string    `json:"scopes"`             // the only ones that it may assert
+	ScopeClaim string      `json:"scope_claim"`        // "scope" or "scp"
+	Subject    SubjectMode `json:"subject"`
+	Carry      []string    `json:"carry"` // claims that relay tokens keep
+}
+
+// Service is a workload of the policy.
+type Service struct {
+	ID       ID        `json:"id"`
+	Name     string    `json:"name"`
+	DNS      []string  `json:"dns"`
+	Accepts  []Accept  `json:"accepts,omitempty"` // not empty: an entry point
+	TTL      Duration  `json:"certificate_ttl"`   // 0: the daemon's default
+	KeyTypes []string  `json:"certificate_keys"`  // of "P-256" "P-384" "Ed25519" "RSA-2048" "RSA-3072" "RSA-4096"; never empty
+	Alg      string    `json:"token_alg"`         // ES256 or RS256: of the tokens addressed to it
+	Typ      string    `json:"token_typ"`         // at+jwt or JWT
+	Disabled *Disabled `json:"disabled,omitempty"`
+
+	// VoidBefore is when the service was last disabled or enabled again: join tokens for it that were made at or before
+	// this instant are void. Enabling moves it too, because a token could be made while the disabling was on its way. It is
+	// state in the store, like Disabled.
+	VoidBefore time.Time `json:"void_before,omitzero"`
+}
+
+// Duration is a time.Duration that reads and writes as "24h0m0s" in JSON.
+type Duration time.Duration
+
+// MarshalText writes d as time.Duration does.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
+
+// UnmarshalText reads what time.ParseDuration reads.
+func (d *Duration) UnmarshalText(b []byte) error {
+	parsed, err := time.ParseDuration(string(b))
+	*d = Duration(parsed)
+	return err
+}
+
+// Accept makes a service an entry point for one issuer's tokens.
+type Accept struct {
+	Issuer    string   `json:"issuer"`    // its name in the policy
+	Audiences []string `json:"audiences"` // one of them must be in the token's `aud`
+}
+
+// Disabled is the state that `service disable` sets. It is no part of the document: no rollback undoes it.
+type Disabled struct {
+	Reason string    `json:"reason"`
+	By     string    `json:"by"`
+	At     time.Time `json:"at"`
+}
+
+// Call is a directed edge of the graph.
+type Call struct {
+	From    string   `json:"from"`
+	To      string   `json:"to"`
+	Scopes  []Scope  `json:"scopes"`            // empty: mTLS only, no token
+	TTL     Duration `json:"ttl"`               // of tokens; 10 s to 1 h
+	Machine []string `json:"machine,omitempty"` // the scopes that need no user
+	Default bool     `json:"default,omitempty"` // settles the audience when a client sends none
+}
+
+// Scope is a scope of a call and what the subject token must hold for it.
+type Scope struct {
+	Name    string   `json:"name"`
+	Needs   []string `json:"needs,omitempty"` // one of them; empty only when AnyUser
+	AnyUser bool     `json:"any_user,omitempty"`
+}
+
+// NewPolicy indexes the parts, which it keeps and which must not change afterwards.
+func NewPolicy(version int, trustDomain string, issuers []Issuer, services []Service, calls []Call) *Policy {
+	p := &Policy{
+		Version: version, TrustDomain: trustDomain, Issuers: issuers, Services: services, Calls: calls,
+		issuerByURL: make(map[string]*Issuer, len(issuers)),
+		serviceBy:   make(map[string]*Service, len(services)),
+		serviceByNS: make(map[string]*Service),
+		callBy:      make(map[[2]string]*Call, len(calls)),
+		callsFrom:   make(map[string][]*Call),
+	}
+	for i := range issuers {
+		p.issuerByURL[issuers[i].URL] = &issuers[i]
+	}
+	for i := range services {
+		p.serviceBy[services[i].Name] = &services[i]
+		for _, name := range services[i].DNS {
+			p.serviceByNS[name] = &services[i]
+		}
+	}
+	for i := range calls {
+		c := &calls[i]
+		p.callBy[[2]string{c.From, c.To}] = c
+		p.callsFrom[c.From] = append(p.callsFrom[c.From], c)
+	}
+	return p
+}
+
+// Issuer finds the issuer whose identifier is exactly url.
+func (p *Policy) Issuer(url string) (*Issuer, bool) { i, ok := p.issuerByURL[url]; return i, ok }
+
+// Service finds a service by its name.
+func (p *Policy) Service(name string) (*Service, bool) { s, ok := p.serviceBy[name]; return s, ok }
+
+// ServiceByID finds a service by its ID.
+func (p *Policy) ServiceByID(id ID) (*Service, bool) {
+	if id.Kind() != ServiceID || id.TrustDomain() != p.TrustDomain {
+		return nil, false
+	}
+	return p.Service(id.Name())
+}
+
+// ServiceByDNS finds the one service that has this DNS name, in lower case.
+func (p *Policy) ServiceByDNS(name string) (*Service, bool) {
+	s, ok := p.serviceByNS[name]
+	return s, ok
+}
+
+// Call finds the edge between two services, by their names.
+func (p *Policy) Call(from, to string) (*Call, bool) {
+	c, ok := p.callBy[[2]string{from, to}]
+	return c, ok
+}
+
+// CallsFrom are the edges that leave a service, in the document's order.
+func (p *Policy) CallsFrom(name string) []*Call { return p.callsFrom[name] }
+
+// AudiencesFor are the audiences by which service takes tokens of the issuer named issuer; none: it does not.
+func (s *Service) AudiencesFor(issuer string) []string {
+	for _, a := range s.Accepts {
+		if a.Issuer == issuer {
+			return a.Audiences
+		}
+	}
+	return nil
+}
+
+// Scope finds a scope of the call by its name.
+func (c *Call) Scope(name string) (*Scope, bool) {
+	i := slices.IndexFunc(c.Scopes, func(s Scope) bool { return s.Name == name })
+	if i < 0 {
+		return nil, false
+	}
+	return &c.Scopes[i], true
+}
