@@ -1,0 +1,57 @@
+# Countersign. `make help` lists what there is.
+SHELL := /bin/sh
+export CGO_ENABLED ?= 0
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+FUZZTIME ?= 30s
+PKGS ?= ./...
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
+
+.PHONY: go
+go:
+	@sh scripts/need-go.sh
+
+.PHONY: build
+build: go ## bin/countersign, static, pure Go
+	@go build -trimpath -buildvcs=false -ldflags '$(LDFLAGS)' -o bin/countersign ./cmd/countersign
+
+.PHONY: run
+run: build ## build, then run the main job on loopback: a whole chain, in under 30 s
+	@bin/countersign demo
+	@printf '\nTo start the daemon for yourself:\n\n  bin/countersign dev\n\n'
+
+.PHONY: test
+test: go ## everything that decides green: lint, race tests, plain-build tests
+	@sh scripts/test-deps.sh
+	@$(MAKE) --no-print-directory lint
+	CGO_ENABLED=1 go test -race -shuffle=on -timeout 20m $(PKGS)
+
+.PHONY: lint
+lint: go tools ## gofmt, go vet, staticcheck
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo "not gofmt-clean:"; gofmt -l $$(git ls-files '*.go'); exit 1; }
+	go vet ./...
+	bin/staticcheck ./...
+
+.PHONY: tools
+tools: go
+	@GOBIN="$(CURDIR)/bin" go -C scripts/tools install tool
+
+.PHONY: vuln
+vuln: go tools ## govulncheck, where its database can be reached
+	@sh scripts/vuln.sh
+
+.PHONY: fuzz
+fuzz: go ## each fuzz target for FUZZTIME (30s)
+	@sh scripts/fuzz.sh $(FUZZTIME)
+
+.PHONY: bench
+bench: go ## Go benchmarks
+	go test -run '^$$' -bench . -benchmem $(PKGS)
+
+.PHONY: check
+check: build test vuln ## build, test, vuln
