@@ -1,0 +1,189 @@
+package bolt
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"syscall"
+
+	"github.com/countersign/countersign/storage"
+)
+
+// The format of the other pages; see meta.go.
+const (
+	elementSize   = 16 // branch: pos u32, ksize u32, page u64; leaf: flags u32, pos u32, ksize u32, vsize u32
+	bucketHeader  = 16 // root page u64, sequence u64; root 0: the page follows
+	branchPage    = 1
+	leafPage      = 2
+	bucketElement = 1
+	maxDepth      = 64
+)
+
+// structure walks the pages of one file.
+type structure struct {
+	data    []byte
+	meta    meta
+	visited []uint64 // one bit for each page
+}
+
+// checkStructure walks the whole file as bbolt will: each page in bounds, of the kind expected and used once, each
+// element within its page, keys in order. Both meta pages must be whole: bbolt would go on with the older one, and that
+// would take back the last commit. (A meta page is written in one sector, a crash does not tear it.)
+func checkStructure(file *os.File) (err error) {
+	info, err := file.Stat()
+	if err != nil {
+		return err
+	}
+	if info.Size() < 4*1024 {
+		return fmt.Errorf("%w: the file has only %d bytes", storage.ErrCorrupt, info.Size())
+	}
+	data, err := syscall.Mmap(int(file.Fd()), 0, int(info.Size()), syscall.PROT_READ, syscall.MAP_SHARED)
+	if err != nil {
+		return fmt.Errorf("map: %w", err)
+	}
+	defer func() { err = errors.Join(err, syscall.Munmap(data)) }()
+	return checkPages(data)
+}
+
+// checkPages walks the pages of a file; the map of a file that is cut off meanwhile faults.
+func checkPages(data []byte) (err error) {
+	defer protect(&err)()
+	s := structure{data: data}
+	if s.meta, err = readMetas(data); err != nil {
+		return err
+	}
+	if s.meta.hwm > uint64(len(data))/s.meta.pageSize {
+		return fmt.Errorf("%w: the file is cut off", storage.ErrCorrupt)
+	}
+	s.visited = make([]uint64, s.meta.hwm/64+1)
+	s.visited[0] = 3 // the meta pages
+	_, err = s.walk(s.meta.root, nil, nil, 0, true)
+	return err
+}
+
+// page checks the header of page id and gives the whole page.
+func (s *structure) page(id uint64) ([]byte, error) {
+	if id < 2 || id >= s.meta.hwm {
+		return nil, fmt.Errorf("%w: page %d is out of bounds", storage.ErrCorrupt, id)
+	}
+	b := s.data[id*s.meta.pageSize:]
+	flags, span := order.Uint16(b[8:]), uint64(order.Uint32(b[12:]))+1
+	if order.Uint64(b) != id || flags != branchPage && flags != leafPage || span > s.meta.hwm-id {
+		return nil, fmt.Errorf("%w: page %d has a wrong header", storage.ErrCorrupt, id)
+	}
+	for i := id; i < id+span; i++ {
+		if s.visited[i/64]&(1<<(i%64)) != 0 {
+			return nil, fmt.Errorf("%w: page %d is used twice", storage.ErrCorrupt, i)
+		}
+		s.visited[i/64] |= 1 << (i % 64)
+	}
+	return b[:span*s.meta.pageSize], nil
+}
+
+// walk checks the tree below page id, whose keys lie from least (included) to limit (not included), and gives the last
+// one. Only the top tree holds buckets.
+func (s *structure) walk(id uint64, least, limit []byte, depth int, top bool) (last []byte, err error) {
+	if depth > maxDepth {
+		return nil, fmt.Errorf("%w: page %d is too deep", storage.ErrCorrupt, id)
+	}
+	page, err := s.page(id)
+	if err != nil {
+		return nil, err
+	}
+	if order.Uint16(page[8:]) == leafPage {
+		return s.leaf(page, least, limit, top)
+	}
+	keys, err := branchKeys(page, id)
+	if err != nil {
+		return nil, err
+	}
+	last = least
+	for i, key := range keys {
+		if !inOrder(i, last, key, limit) {
+			return nil, fmt.Errorf("%w: page %d is out of order", storage.ErrCorrupt, id)
+		}
+		end := limit
+		if i+1 < len(keys) {
+			end = keys[i+1]
+		}
+		child := order.Uint64(page[pageHeader+i*elementSize+8:])
+		if last, err = s.walk(child, key, end, depth+1, top); err != nil {
+			return nil, err
+		}
+	}
+	return last, nil
+}
+
+func inOrder(i int, previous, key, limit []byte) bool {
+	c := bytes.Compare(previous, key)
+	return (c < 0 || c == 0 && i == 0 || previous == nil) && (limit == nil || bytes.Compare(key, limit) < 0)
+}
+
+func branchKeys(page []byte, id uint64) ([][]byte, error) {
+	count := int(order.Uint16(page[10:]))
+	if count == 0 || pageHeader+count*elementSize > len(page) {
+		return nil, fmt.Errorf("%w: page %d has %d elements", storage.ErrCorrupt, id, count)
+	}
+	keys := make([][]byte, count)
+	for i := range keys {
+		at := pageHeader + i*elementSize
+		key, _, ok := element(page, at, order.Uint32(page[at:]), order.Uint32(page[at+4:]), 0)
+		if !ok {
+			return nil, fmt.Errorf("%w: page %d, element %d", storage.ErrCorrupt, id, i)
+		}
+		keys[i] = key
+	}
+	return keys, nil
+}
+
+// element cuts key and value out of page; pos counts from the element at offset at.
+func element(page []byte, at int, pos, ksize, vsize uint32) (key, value []byte, ok bool) {
+	start := uint64(at) + uint64(pos) //nolint:gosec // at is an offset
+	middle := start + uint64(ksize)
+	end := middle + uint64(vsize)
+	if ksize == 0 || end > uint64(len(page)) {
+		return nil, nil, false
+	}
+	return page[start:middle], page[middle:end], true
+}
+
+func (s *structure) leaf(page []byte, least, limit []byte, top bool) (last []byte, err error) {
+	id, count := order.Uint64(page), int(order.Uint16(page[10:]))
+	if pageHeader+count*elementSize > len(page) {
+		return nil, fmt.Errorf("%w: page %d has %d elements", storage.ErrCorrupt, id, count)
+	}
+	last = least
+	for i := range count {
+		at := pageHeader + i*elementSize
+		flags := order.Uint32(page[at:])
+		key, value, ok := element(page, at, order.Uint32(page[at+4:]), order.Uint32(page[at+8:]), order.Uint32(page[at+12:]))
+		if !ok || !inOrder(i, last, key, limit) || (flags == bucketElement) != top || flags > bucketElement {
+			return nil, fmt.Errorf("%w: page %d, element %d", storage.ErrCorrupt, id, i)
+		}
+		if top {
+			if err := s.bucket(value); err != nil {
+				return nil, err
+			}
+		}
+		last = key
+	}
+	return last, nil
+}
+
+// bucket checks a tree of its own, or a small one that lies inside the element.
+func (s *structure) bucket(value []byte) error {
+	if len(value) < bucketHeader {
+		return fmt.Errorf("%w: a bucket has no header", storage.ErrCorrupt)
+	}
+	root, inline := order.Uint64(value), value[bucketHeader:]
+	if root != 0 {
+		_, err := s.walk(root, nil, nil, 1, false)
+		return err
+	}
+	if len(inline) < pageHeader || order.Uint16(inline[8:]) != leafPage {
+		return fmt.Errorf("%w: a small bucket has no page", storage.ErrCorrupt)
+	}
+	_, err := s.leaf(inline, nil, nil, false)
+	return err
+}
