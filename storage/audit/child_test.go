@@ -1,0 +1,323 @@
+package audit_test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	countersign "github.com/countersign/countersign"
+	"github.com/countersign/countersign/storage"
+	"github.com/countersign/countersign/storage/audit"
+	"github.com/countersign/countersign/storage/bolt"
+)
+
+// The tests of this file need a process of their own: one that is killed, that strace watches, or whose limits change.
+// They run this test binary again, with what it shall do in childVar.
+const (
+	childVar  = "AUDIT_TEST_CHILD"
+	exitFatal = 74
+)
+
+func TestMain(m *testing.M) {
+	dir, job := os.Getenv(childVar+"_DIR"), os.Getenv(childVar)
+	switch job {
+	case "":
+		os.Exit(m.Run())
+	case "append":
+		childAppend(dir, 8, math.MaxInt)
+	case "append-one":
+		childAppend(dir, 1, 40)
+	case "full":
+		childFull(dir)
+	default:
+		os.Exit(2)
+	}
+	os.Exit(0)
+}
+
+func childOpen(dir string) (*audit.Log, storage.Store) {
+	store, err := bolt.Open(bolt.Config{Path: filepath.Join(dir, "store.db")})
+	if err == nil {
+		var log *audit.Log
+		log, err = audit.Open(context.Background(), audit.Config{
+			Dir: filepath.Join(dir, "audit"), Store: store, Segment: 1 << 20, Reserve: 256 << 10,
+			Fatal: func(err error) { fmt.Println("fatal", err); os.Exit(exitFatal) },
+		})
+		if err == nil {
+			return log, store
+		}
+	}
+	fmt.Println("open:", err)
+	os.Exit(1)
+	return nil, nil
+}
+
+// childAppend appends, with each writer, up to limit events, and says what was acknowledged.
+func childAppend(dir string, writers, limit int) {
+	log, _ := childOpen(dir)
+	fmt.Println("open")
+	var group sync.WaitGroup
+	for w := range writers {
+		group.Go(func() {
+			for i := range limit {
+				rec, err := log.Append(context.Background(), event(w*1_000_000+i))
+				if err != nil {
+					fmt.Println("error", err)
+					return
+				}
+				fmt.Printf("ack %d %s\n", rec.Seq, rec.Hash)
+			}
+		})
+	}
+	group.Wait()
+}
+
+// child is this binary with a job, behind the words of wrap.
+func child(t *testing.T, dir, job string, wrap ...string) *exec.Cmd {
+	t.Helper()
+	words := append(wrap, os.Args[0])
+	cmd := exec.Command(words[0], words[1:]...)
+	cmd.Env = append(os.Environ(), childVar+"="+job, childVar+"_DIR="+dir)
+	cmd.Stderr = os.Stderr
+	return cmd
+}
+
+// acks reads what a child acknowledged: sequence to hash. It calls on with each line's number until the output ends.
+func acks(t *testing.T, cmd *exec.Cmd, on func(line int)) map[uint64]string {
+	t.Helper()
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	acked := make(map[uint64]string)
+	lines := bufio.NewScanner(out)
+	for n := 1; lines.Scan(); n++ {
+		var seq uint64
+		var hash string
+		if _, err := fmt.Sscanf(lines.Text(), "ack %d %s", &seq, &hash); err == nil && len(hash) == 64 {
+			acked[seq] = hash // a line that the kill tore is none
+		}
+		on(n)
+	}
+	return acked
+}
+
+// checkAcked opens what a child left and wants all that it acknowledged.
+func checkAcked(t *testing.T, dir string, acked map[uint64]string) {
+	t.Helper()
+	log, store := childOpen(dir)
+	defer store.Close()
+	defer log.Close()
+	for _, rec := range records(t, log, 0) {
+		if hash, ok := acked[rec.Seq]; ok {
+			if hash != rec.Hash {
+				t.Errorf("record %d is another one", rec.Seq)
+			}
+			delete(acked, rec.Seq)
+		}
+	}
+	if len(acked) > 0 {
+		t.Errorf("%d acknowledged records are gone", len(acked))
+	}
+	report, err := log.Verify(context.Background(), noKeys)
+	if err != nil || !report.OK() {
+		t.Errorf("verify: %v %q", err, report.Faults)
+	}
+}
+
+func TestKill(t *testing.T) {
+	dir := t.TempDir()
+	all := make(map[uint64]string)
+	for range 10 {
+		cmd := child(t, dir, "append")
+		after := 1 + rand.IntN(300)
+		acked := acks(t, cmd, func(line int) {
+			if line == after {
+				_ = cmd.Process.Kill()
+			}
+		})
+		if err := cmd.Wait(); err == nil || len(acked) == 0 && after > 10 {
+			t.Fatalf("the child ended with %v after %d acks", err, len(acked))
+		}
+		for seq, hash := range acked {
+			all[seq] = hash
+		}
+		again := make(map[uint64]string, len(all))
+		for seq, hash := range all {
+			again[seq] = hash
+		}
+		checkAcked(t, dir, again)
+	}
+}
+
+// A failed fsync ends the process, without an answer to anybody whose record it was about.
+func TestFailedSync(t *testing.T) {
+	dir := t.TempDir()
+	begin(t, dir)
+	segment := filepath.Join(dir, "audit", "00000000000000000001.segment")
+	cmd := child(t, dir, "append", "strace", "-f", "-qq", "-o", os.DevNull, "-P", segment,
+		"-e", "trace=fdatasync", "-e", "inject=fdatasync:error=EIO:when=8")
+	acked := acks(t, cmd, func(int) {})
+	_ = cmd.Wait()
+	if code := cmd.ProcessState.ExitCode(); code != exitFatal {
+		t.Fatalf("exit status %d after %d acks, want %d", code, len(acked), exitFatal)
+	}
+	checkAcked(t, dir, acked)
+}
+
+// begin makes an empty log, so that its files are there.
+func begin(t *testing.T, dir string) {
+	t.Helper()
+	log, store := childOpen(dir)
+	if err := log.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := store.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestOrder sees with the kernel's eyes that each acknowledgement comes after a write and a finished fdatasync of its own.
+func TestOrder(t *testing.T) {
+	dir := t.TempDir()
+	begin(t, dir)
+	trace := filepath.Join(dir, "trace")
+	cmd := child(t, dir, "append-one", "strace", "-f", "-qq", "-y", "-s", "16", "-o", trace,
+		"-e", "trace=pwrite64,fdatasync,write")
+	acked := acks(t, cmd, func(int) {})
+	if err := cmd.Wait(); err != nil || len(acked) != 40 {
+		t.Fatalf("%d acks, %v", len(acked), err)
+	}
+	content, err := os.ReadFile(trace)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := checkOrder(t, content); n != 40 {
+		t.Errorf("%d acks in the trace", n)
+	}
+}
+
+var (
+	tracedWrite = regexp.MustCompile(`^(\d+) +pwrite64\(\d+<[^>]*\.segment>`)
+	tracedSync  = regexp.MustCompile(`^(\d+) +fdatasync\(\d+<[^>]*\.segment>`)
+	tracedEnd   = regexp.MustCompile(`^(\d+) +<\.\.\. fdatasync resumed>.*= 0`)
+	tracedAck   = regexp.MustCompile(`^\d+ +write\(1.*"ack `)
+)
+
+// checkOrder walks a trace: written, then synced, then told.
+func checkOrder(t *testing.T, trace []byte) (told int) {
+	t.Helper()
+	var written, syncing, synced int
+	syncer := ""
+	for line := range bytes.Lines(trace) {
+		switch text := string(line); {
+		case tracedWrite.MatchString(text):
+			written++
+		case tracedSync.MatchString(text):
+			syncing = written
+			if strings.Contains(text, "= 0") {
+				synced = syncing
+			} else {
+				syncer = tracedSync.FindStringSubmatch(text)[1]
+			}
+		case tracedEnd.MatchString(text) && tracedEnd.FindStringSubmatch(text)[1] == syncer:
+			synced, syncer = syncing, ""
+		case tracedAck.MatchString(text):
+			if told++; synced < told {
+				t.Fatalf("acknowledgement %d after %d durable writes: %s", told, synced, text)
+			}
+		}
+	}
+	return told
+}
+
+// TestDiskFull lets a child's file size limit stand in for the disk: EFBIG takes the way that ENOSPC and EDQUOT take.
+func TestDiskFull(t *testing.T) {
+	cmd := child(t, t.TempDir(), "full")
+	out, err := cmd.Output()
+	if err != nil {
+		t.Errorf("%v:\n%s", err, out)
+	}
+}
+
+func childFull(dir string) {
+	signal.Ignore(unix.SIGXFSZ)
+	log, store := childOpen(dir)
+	ctx := context.Background()
+	segment := filepath.Join(dir, "audit", "00000000000000000001.segment")
+	must := func(ok bool, format string, args ...any) {
+		if !ok {
+			fmt.Printf(format+"\n", args...)
+			os.Exit(1)
+		}
+	}
+	big := strings.Repeat("x", 300<<10)
+	appendBig := func() error {
+		_, err := log.Append(ctx, audit.Event{Type: "a.b", Outcome: audit.OK, Detail: big})
+		return err
+	}
+	for i := range 3 {
+		err := appendBig()
+		must(err == nil, "append %d: %v", i, err)
+	}
+	// The next one needs a new segment, which is not to be had; for the log's own event there is room in the old one.
+	limit := func(to uint64) {
+		err := unix.Setrlimit(unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: to, Max: unix.RLIM_INFINITY})
+		must(err == nil, "limit: %v", err)
+	}
+	limit(1<<20 - 1000)
+	before := log.Head()
+	err := appendBig()
+	must(countersign.AsError(err).Code == countersign.CodeAudit, "on a full disk: %v", err)
+	must(countersign.AsError(err).RetryAfter == time.Second, "no time to come again: %v", err)
+	_, err = log.Append(ctx, event(1))
+	must(countersign.AsError(err).Code == countersign.CodeAudit, "still full: %v", err)
+	must(log.Err() != nil, "ready on a full disk")
+	must(log.Head().Seq == before.Seq+1, "the full disk is not recorded: %+v", log.Head())
+	_, err = os.Stat(filepath.Join(dir, "audit", "reserve"))
+	must(err == nil, "reserve: %v", err)
+	time.Sleep(1200 * time.Millisecond) // a round that does not help
+	must(log.Err() != nil, "ready on a full disk")
+	limit(unix.RLIM_INFINITY)
+	for range 100 {
+		if err = appendBig(); err == nil {
+			break
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	must(err == nil, "there is space again, and: %v", err)
+	info, err := os.Stat(filepath.Join(dir, "audit", "reserve"))
+	must(err == nil && info.Size() == 256<<10, "the reserve is not made again: %v %v", info, err)
+	var types []string
+	for rec, err := range log.Records(ctx, 0) {
+		must(err == nil, "read: %v", err)
+		types = append(types, rec.Type)
+	}
+	want := "[a.b a.b a.b audit.disk-full audit.resumed a.b]"
+	must(fmt.Sprint(types) == want, "recorded: %v, want %s", types, want)
+	report, err := log.Verify(ctx, noKeys)
+	must(err == nil && report.OK(), "verify: %v %+v", err, report)
+	must(log.Close() == nil && store.Close() == nil, "close")
+	_, err = os.Stat(segment)
+	must(err == nil, "segment: %v", err)
+}
+
+func noKeys(string) (crypto.PublicKey, bool) { return nil, false }
