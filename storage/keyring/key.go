@@ -1,0 +1,114 @@
+package keyring
+
+import (
+	"cmp"
+	"crypto"
+	"slices"
+	"time"
+)
+
+// Purpose is what a key is for. A key has one, and it is bound to the key's sealing.
+type Purpose string
+
+// The purposes.
+const (
+	CA    Purpose = "ca"    // certificates; times are set by package ca
+	Token Purpose = "token" // relay tokens; rotated here
+	Audit Purpose = "audit" // checkpoints of the audit log
+)
+
+// Purposes lists them all.
+func Purposes() []Purpose { return []Purpose{CA, Token, Audit} }
+
+// State is what a key may be used for at one instant.
+type State uint8
+
+// The states, in the order in which a key passes through them.
+const (
+	Pending State = iota // published, does not sign yet
+	Active               // signs and verifies
+	Retired              // verifies only
+	Expired              // neither
+)
+
+// String is the state's name in the API.
+func (s State) String() string {
+	switch s {
+	case Pending:
+		return "pending"
+	case Active:
+		return "active"
+	case Retired:
+		return "retired"
+	}
+	return "expired"
+}
+
+// skew is how far the clock of a verifier or of another node may be off (standards.md: at most 60 s).
+const skew = time.Minute
+
+// Key is the public half of a signing key, and its times. Nothing in it is secret.
+type Key struct {
+	ID            string           `json:"kid"` // RFC 7638 thumbprint, SHA-256, base64url
+	Purpose       Purpose          `json:"purpose"`
+	Alg           string           `json:"alg"` // of JWA: "ES256" or "RS256"
+	Public        crypto.PublicKey `json:"-"`
+	Published     time.Time        `json:"published"`
+	SignsFrom     time.Time        `json:"signs_from"`
+	SignsUntil    time.Time        `json:"signs_until,omitzero"`    // zero: open
+	VerifiesUntil time.Time        `json:"verifies_until,omitzero"` // zero: open
+}
+
+// State is the key's state at now. Each interval holds its first instant and not its last.
+func (k Key) State(now time.Time) State {
+	switch {
+	case ended(k.VerifiesUntil, now):
+		return Expired
+	case ended(k.SignsUntil, now):
+		return Retired
+	case now.Before(k.SignsFrom):
+		return Pending
+	}
+	return Active
+}
+
+// Planned is the key as key list and a dry run show it.
+func (k Key) Planned(now time.Time) PlannedKey {
+	return PlannedKey{
+		ID: k.ID, Purpose: k.Purpose, Alg: k.Alg, State: k.State(now).String(), Published: k.Published,
+		SignsFrom: k.SignsFrom, SignsUntil: k.SignsUntil, VerifiesUntil: k.VerifiesUntil,
+	}
+}
+
+// ended tells whether the instant until, if there is one, has come.
+func ended(until, now time.Time) bool { return !until.IsZero() && !now.Before(until) }
+
+// PlannedKey is one row of a timeline.
+type PlannedKey struct {
+	ID            string    `json:"kid"` // "" for a key that a dry run did not make
+	Purpose       Purpose   `json:"purpose"`
+	Alg           string    `json:"alg"`
+	State         string    `json:"state"` // at the plan's At
+	Published     time.Time `json:"published"`
+	SignsFrom     time.Time `json:"signs_from"`
+	SignsUntil    time.Time `json:"signs_until,omitzero"`    // zero: open
+	VerifiesUntil time.Time `json:"verifies_until,omitzero"` // zero: open
+	New           bool      `json:"new"`
+}
+
+// Plan is the timeline of one purpose after a rotation, oldest key first; expired keys are left out.
+type Plan struct {
+	Purpose   Purpose      `json:"purpose"`
+	At        time.Time    `json:"at"`         // when the rotation was made, or would have been
+	SignsFrom time.Time    `json:"signs_from"` // when the newest keys begin to sign
+	DryRun    bool         `json:"dry_run"`
+	Keys      []PlannedKey `json:"keys"`
+}
+
+// sortKeys puts the oldest first; the order is the same on every node.
+func sortKeys(keys []Key) {
+	slices.SortFunc(keys, func(a, b Key) int {
+		return cmp.Or(a.Published.Compare(b.Published), a.SignsFrom.Compare(b.SignsFrom),
+			cmp.Compare(a.Alg, b.Alg), cmp.Compare(a.ID, b.ID))
+	})
+}

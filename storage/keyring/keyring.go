@@ -1,0 +1,27 @@
+// Package keyring keeps the signing keys of the authority: sealed at rest, in a state that is computed from the clock.
+//
+// Each private key is PKCS#8 DER, sealed with a data key of its own; the data key is sealed under the key encryption
+// key (KEK), which never enters the store. Without a KEK the ring is sealed: public halves and states are served, nothing
+// is signed. What verifiers are shown ([Ring.Keys]) and what signs ([Ring.Signer]) come from one snapshot behind one
+// atomic pointer, so no key ever signs that this node does not publish.
+//
+// # Rotation
+//
+// New keys are published at once and sign after the lead. The old keys stop at that instant and verify until the last
+// token that they may have signed has expired: signs until + the longest lifetime + 60 s of skew. Every node computes the
+// same states from the same times.
+//
+// # Order of a change, and its crash points
+//
+//  1. An audit record with outcome "intent" names the change, its keys and their times. A crash after it leaves an
+//     intent without an outcome; nothing has changed.
+//  2. One Apply, on condition of every record that it changes, of the KEK and of the ring's head. The head names the
+//     change as unsettled. A crash after it leaves the keys in force: their audit record is durable since step 1.
+//  3. The snapshot is swapped: the keys are published here; other nodes follow the store.
+//  4. An audit record with outcome "ok". A crash after it repeats it, marked as recovered.
+//  5. The head is written as settled. [Ring.Run] of any node does steps 4 and 5 for a change left unsettled.
+//
+// The package never hands out a private key, never makes a key in place of one that it can't unseal, never skips a
+// record that it can't read, never signs by itself, never generates keys inside Apply, and never deletes a key of purpose
+// [CA] or [Audit].
+package keyring
