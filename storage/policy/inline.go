@@ -1,0 +1,154 @@
+package policy
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/pem"
+	"fmt"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// Inlined is a certificate that [Inline] put into the document.
+type Inlined struct {
+	Key    string `json:"key"` // as "issuers[0].ca_file"
+	Path   string `json:"path"`
+	SHA256 string `json:"sha256"` // of the certificate (DER), lower-case hex
+}
+
+// Inline puts the certificates of each `ca_file` in the place of its path, in double quotes and on the same line, so
+// that every line keeps its number and faults still point into the author's file. It runs where the author is, never in
+// the daemon; read gets the path as it is written. Only certificates are copied: a file with anything else is an error.
+// A document that is no YAML comes back as it is, for [Parse] to say what is wrong with it.
+func Inline(doc []byte, read func(name string) ([]byte, error)) (out []byte, files []Inlined, err error) {
+	if len(doc) > MaxDocument {
+		return doc, nil, nil
+	}
+	var tree yaml.Node
+	if err := yaml.Unmarshal(doc, &tree); err != nil || len(tree.Content) == 0 {
+		return doc, nil, nil
+	}
+	done := 0
+	for _, file := range caFiles(tree.Content[0]) {
+		where := fmt.Sprintf("line %d: %s", file.node.Line, file.path())
+		begin, end, ok := extent(doc, file.node)
+		if !ok || begin < done {
+			return nil, nil, fmt.Errorf("%s: write the path on one line, plain or in quotes", where)
+		}
+		content, err := read(file.node.Value)
+		if err != nil {
+			return nil, nil, fmt.Errorf("%s: %w", where, err)
+		}
+		roots, _, err := parseRoots(string(content))
+		if err != nil {
+			return nil, nil, fmt.Errorf("%s: %s: %w", where, quoted(file.node.Value), err)
+		}
+		files = append(files, fingerprints(file, roots)...)
+		out = append(append(out, doc[done:begin]...), strconv.Quote(roots)...) // PEM is ASCII: \n is its only escape
+		done = end
+	}
+	return append(out, doc[done:]...), files, nil
+}
+
+// caFiles are the paths in the document, in its order. A key that stands twice is left to Parse.
+func caFiles(root *yaml.Node) (found []*place) {
+	top := &place{node: root}
+	for _, list := range members(top, "issuers") {
+		if list.node.Kind != yaml.SequenceNode {
+			continue
+		}
+		for i, item := range list.node.Content {
+			for _, file := range members(&place{node: item, up: list, index: i}, "ca_file") {
+				if isPath(file.node) {
+					found = append(found, file)
+				}
+			}
+		}
+	}
+	return found
+}
+
+func isPath(n *yaml.Node) bool {
+	return n.Kind == yaml.ScalarNode && n.Anchor == "" && n.Style&yaml.TaggedStyle == 0 && n.ShortTag() == "!!str" &&
+		n.Value != "" && !strings.Contains(n.Value, "-----BEGIN ")
+}
+
+func members(at *place, key string) (found []*place) {
+	if at.node.Kind != yaml.MappingNode {
+		return nil
+	}
+	for i := 0; i+1 < len(at.node.Content); i += 2 {
+		if at.node.Content[i].Kind == yaml.ScalarNode && at.node.Content[i].Value == key {
+			found = append(found, &place{node: at.node.Content[i+1], up: at, key: key})
+		}
+	}
+	return found
+}
+
+// extent finds the bytes of a scalar that stands on one line, its quotes included.
+func extent(doc []byte, n *yaml.Node) (begin, end int, ok bool) {
+	for range n.Line - 1 {
+		i := bytes.IndexByte(doc[begin:], '\n')
+		if i < 0 {
+			return 0, 0, false
+		}
+		begin += i + 1
+	}
+	for range n.Column - 1 {
+		_, size := utf8.DecodeRune(doc[begin:])
+		begin += size
+	}
+	line := doc[begin:]
+	if i := bytes.IndexAny(line, "\r\n"); i >= 0 {
+		line = line[:i]
+	}
+	length := 0
+	switch {
+	case n.Style&yaml.DoubleQuotedStyle != 0:
+		length = quotedLength(line, '"', '\\')
+	case n.Style&yaml.SingleQuotedStyle != 0:
+		length = quotedLength(line, '\'', '\'')
+	case n.Style&(yaml.LiteralStyle|yaml.FoldedStyle) == 0 && bytes.HasPrefix(line, []byte(n.Value)):
+		length = len(n.Value)
+	}
+	// The bytes must mean what the node says, alone: else the position was not what it seemed.
+	var same yaml.Node
+	if length == 0 || yaml.Unmarshal(line[:length], &same) != nil || len(same.Content) == 0 || same.Content[0].Value != n.Value {
+		return 0, 0, false
+	}
+	return begin, begin + length, true
+}
+
+// quotedLength is the length of the quoted scalar at the start of line, 0 if it does not end there. escape takes the
+// next byte with it; in single quotes only another quote is escaped.
+func quotedLength(line []byte, quote, escape byte) int {
+	if len(line) == 0 || line[0] != quote {
+		return 0
+	}
+	for i := 1; i < len(line); i++ {
+		switch {
+		case line[i] == escape && quote != escape:
+			i++
+		case line[i] == quote && quote == escape && i+1 < len(line) && line[i+1] == quote:
+			i++
+		case line[i] == quote:
+			return i + 1
+		}
+	}
+	return 0
+}
+
+func fingerprints(file *place, roots string) (found []Inlined) {
+	for rest := []byte(roots); ; {
+		var block *pem.Block
+		if block, rest = pem.Decode(rest); block == nil {
+			return found
+		}
+		sum := sha256.Sum256(block.Bytes)
+		found = append(found, Inlined{Key: file.path(), Path: file.node.Value, SHA256: hex.EncodeToString(sum[:])})
+	}
+}
