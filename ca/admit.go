@@ -1,0 +1,172 @@
+package ca
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/countersign/countersign"
+	"github.com/countersign/countersign/storage"
+)
+
+// admit reads the records that decide whether o may be fulfilled now and judges them. It returns the operations that
+// make the certificate's Apply fail if one of those records changes in the meantime, so that a revocation, a used join
+// token or a key of somebody else wins over an issuance that was judged just before. repeat is the serial of the
+// certificate that was issued for the same join token and key already.
+func (a *Authority) admit(ctx context.Context, o order, serial string, notAfter time.Time) (ops []storage.Op, repeat string, err error) {
+	switch o.how {
+	case howJoin:
+		ops, repeat, err = a.admitJoin(ctx, o, serial)
+	case howRenewal:
+		ops, err = a.admitRenewal(ctx, o)
+	case howOperator:
+		ops, err = a.admitOperator(o)
+	}
+	if err != nil || repeat != "" {
+		return nil, repeat, err
+	}
+	own, err := a.admitKey(ctx, o, notAfter)
+	return append(ops, own), "", err
+}
+
+// admitJoin judges the join token and marks it used.
+func (a *Authority) admitJoin(ctx context.Context, o order, serial string) ([]storage.Op, string, error) {
+	entry, err := a.joinToken(ctx, o.by.JoinToken)
+	if err != nil {
+		return nil, "", err
+	}
+	token := entry.Value
+	if token.Service != o.names.id.Name() {
+		return nil, "", errNoJoinToken()
+	}
+	if token.Used != nil {
+		if token.Used.SPKI != o.csr.spki {
+			return nil, "", errJoinTokenUsed(token)
+		}
+		return nil, token.Used.Serial, nil
+	}
+	now := a.cfg.Now()
+	if !now.Before(token.Expires) {
+		return nil, "", errJoinTokenExpired(token)
+	}
+	token.Used = &joinUse{Serial: serial, SPKI: o.csr.spki, At: now.UTC()}
+	op, err := joinTable().Put(entry.Key, token, entry.Expires, storage.Cond{Rev: entry.Rev})
+	return []storage.Op{op}, "", err
+}
+
+// admitRenewal judges the certificate with which the caller came, and its key, as they are now.
+func (a *Authority) admitRenewal(ctx context.Context, o order) ([]storage.Op, error) {
+	held, err := a.heldCertificate(ctx, o.by.Serial)
+	if err != nil {
+		return nil, err
+	}
+	if held.Value.ID != o.names.id {
+		return nil, countersign.Errorf(countersign.CodeBadCertificate, "the client certificate is not one of %s", o.names.id)
+	}
+	ops := []storage.Op{certificatesTable().Check(held.Key, storage.Cond{Rev: held.Rev})}
+	key, err := a.heldKey(ctx, held.Value)
+	if err != nil {
+		return nil, err
+	}
+	// One Apply writes no record twice: if the new certificate has the same key, admitKey's own condition does it.
+	if held.Value.SPKI != o.csr.spki {
+		ops = append(ops, keysTable().Check(key.Key, storage.Cond{Rev: key.Rev}))
+	}
+	if o.profile == ProfileOperator {
+		operator, err := a.operator(ctx, o.names.id.Name())
+		if err != nil {
+			return nil, err
+		}
+		ops = append(ops, operatorsTable().Check(operator.Key, storage.Cond{Rev: operator.Rev}))
+	}
+	return ops, nil
+}
+
+// admitOperator records the operator's role.
+func (a *Authority) admitOperator(o order) ([]storage.Op, error) {
+	op, err := operatorsTable().Put(o.names.id.Name(), operatorRecord{
+		Role: o.role.String(), AddedAt: a.cfg.Now().UTC(), AddedBy: o.by.Name,
+	}, time.Time{}, storage.Cond{})
+	return []storage.Op{op}, err
+}
+
+// admitKey gives the request's key to the ID, for as long as it is recorded.
+func (a *Authority) admitKey(ctx context.Context, o order, notAfter time.Time) (storage.Op, error) {
+	record, cond := keyRecord{ID: o.names.id, NotAfter: notAfter}, storage.Cond{Absent: true}
+	entry, err := keysTable().Get(ctx, a.cfg.Store, o.csr.spki)
+	switch {
+	case errors.Is(err, storage.ErrNotFound):
+	case err != nil:
+		return storage.Op{}, storeError(err)
+	case entry.Value.Revoked != "":
+		return storage.Op{}, countersign.Errorf(countersign.CodeKeyRevoked, "this key stood in a certificate that is revoked").
+			WithHint("make a new key")
+	case entry.Value.ID != o.names.id:
+		return storage.Op{}, countersign.Errorf(countersign.CodeCSRKey, "this key is certified for somebody else").
+			WithHint("make a key of its own for %s", o.names.id.Name())
+	default:
+		cond = storage.Cond{Rev: entry.Rev}
+		if entry.Value.NotAfter.After(notAfter) {
+			record.NotAfter = entry.Value.NotAfter
+		}
+	}
+	return keysTable().Put(o.csr.spki, record, record.expires(), cond)
+}
+
+// heldCertificate is the record of a certificate that a caller holds: present and not revoked.
+func (a *Authority) heldCertificate(ctx context.Context, serial string) (storage.Entry[Record], error) {
+	var none storage.Entry[Record]
+	if serial == "" {
+		return none, errUnknownPeer(nil)
+	}
+	entry, err := certificatesTable().Get(ctx, a.cfg.Store, serial)
+	switch {
+	case errors.Is(err, storage.ErrNotFound):
+		return none, errUnknownPeer(err)
+	case err != nil:
+		return none, storeError(err)
+	case entry.Value.State == StateRevoked:
+		return none, errRevokedPeer(entry.Value.Reason)
+	case entry.Value.State != StateValid:
+		return none, countersign.Errorf(countersign.CodeDamaged, "the record of the certificate %s is damaged", serial)
+	}
+	return entry, nil
+}
+
+// heldKey is the record of the key in a certificate that a caller holds. A compromised key is no credential in any of
+// its certificates, whichever of them was revoked for it.
+func (a *Authority) heldKey(ctx context.Context, held Record) (storage.Entry[keyRecord], error) {
+	entry, err := keysTable().Get(ctx, a.cfg.Store, held.SPKI)
+	switch {
+	case errors.Is(err, storage.ErrNotFound):
+		return entry, errUnknownPeer(err)
+	case err != nil:
+		return entry, storeError(err)
+	case entry.Value.Revoked == reasonKeyCompromise:
+		return entry, errRevokedPeer(entry.Value.Revoked)
+	case entry.Value.ID != held.ID:
+		return entry, countersign.Errorf(countersign.CodeDamaged, "the record of the key %s is damaged", held.SPKI)
+	}
+	return entry, nil
+}
+
+// operator is the record of an operator, with a role.
+func (a *Authority) operator(ctx context.Context, name string) (storage.Entry[operatorRecord], error) {
+	entry, err := operatorsTable().Get(ctx, a.cfg.Store, name)
+	if errors.Is(err, storage.ErrNotFound) {
+		return entry, countersign.Errorf(countersign.CodeBadCertificate, "there is no operator %s any more", name)
+	}
+	if err != nil {
+		return entry, storeError(err)
+	}
+	return entry, nil
+}
+
+func errUnknownPeer(cause error) error {
+	return countersign.Errorf(countersign.CodeBadCertificate, "the client certificate is not on record here").Because(cause)
+}
+
+func errRevokedPeer(reason string) error {
+	return countersign.Errorf(countersign.CodeRevokedPeer, "the client certificate is revoked: %s", reason).
+		WithHint("enrol anew with a join token and a new key")
+}

@@ -1,0 +1,56 @@
+package ca
+
+import (
+	"fmt"
+	"sync/atomic"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/countersign/countersign"
+)
+
+// metrics of the authority; the counts are those that Status shows too.
+type metrics struct {
+	issued      *prometheus.CounterVec
+	denied      *prometheus.CounterVec
+	issuedCount atomic.Uint64
+	deniedCount atomic.Uint64
+}
+
+func newMetrics(r prometheus.Registerer, all issuers) (*metrics, error) {
+	m := &metrics{
+		issued: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "countersign_certificates_issued_total", Help: "Certificates issued, by profile and way.",
+		}, []string{"kind", "how"}),
+		denied: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "countersign_certificates_denied_total", Help: "Requests about certificates that were refused, by code.",
+		}, []string{"code"}),
+	}
+	ends := prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "countersign_authority_not_after_seconds", Help: "When a signing certificate ends, as Unix time.",
+	}, []string{"role", "serial"})
+	for _, group := range [][]issuer{all.roots, all.intermediates} {
+		for _, i := range group {
+			ends.WithLabelValues(string(i.role), serialText(i.cert.SerialNumber)).Set(float64(i.cert.NotAfter.Unix()))
+		}
+	}
+	if r == nil {
+		return m, nil
+	}
+	for _, c := range []prometheus.Collector{m.issued, m.denied, ends} {
+		if err := r.Register(c); err != nil {
+			return nil, fmt.Errorf("register metrics: %w", err)
+		}
+	}
+	return m, nil
+}
+
+func (m *metrics) countIssued(p Profile, how string) {
+	m.issued.WithLabelValues(string(p), how).Inc()
+	m.issuedCount.Add(1)
+}
+
+func (m *metrics) countDenied(code countersign.Code) {
+	m.denied.WithLabelValues(string(code)).Inc()
+	m.deniedCount.Add(1)
+}

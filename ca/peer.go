@@ -1,0 +1,145 @@
+package ca
+
+import (
+	"container/list"
+	"context"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+	"errors"
+	"slices"
+	"sync"
+
+	"github.com/countersign/countersign"
+)
+
+// PeerCaller adds to c what a client certificate proves now. It is asked on every request, because a kept connection
+// outlives expiry and revocation. The TLS handshake has proven that the peer holds the key.
+//
+// Demanded: one URI name of this trust domain, of a service or an operator; clientAuth; a chain to our issuers; the
+// interval; a record with this very certificate, not revoked, its key not compromised; an operator's role from the store.
+// Codes: CodeBadCertificate, CodeExpiredPeer, CodeRevokedPeer. Refusals are not audited here: the transport counts them.
+func (a *Authority) PeerCaller(ctx context.Context, leaf *x509.Certificate, c countersign.Caller) (countersign.Caller, error) {
+	if leaf == nil {
+		return c, countersign.Errorf(countersign.CodeNoCredential, "no client certificate was sent")
+	}
+	id, err := a.peerID(leaf)
+	if err != nil {
+		return c, err
+	}
+	print := sha256.Sum256(leaf.Raw)
+	if err := a.checkChain(leaf, print); err != nil {
+		return c, err
+	}
+	if now := a.cfg.Now(); now.Before(leaf.NotBefore) || now.After(leaf.NotAfter) {
+		return c, countersign.Errorf(countersign.CodeExpiredPeer, "the client certificate is valid from %s to %s",
+			leaf.NotBefore.UTC(), leaf.NotAfter.UTC()).
+			WithHint("renew it, or enrol anew with a join token; compare the clocks")
+	}
+	held, err := a.heldCertificate(ctx, serialText(leaf.SerialNumber))
+	if err != nil {
+		return c, err
+	}
+	if held.Value.Fingerprint != hex.EncodeToString(print[:]) || held.Value.ID != id {
+		return c, errUnknownPeer(errors.New("the record of its serial is about another certificate"))
+	}
+	if _, err := a.heldKey(ctx, held.Value); err != nil {
+		return c, err
+	}
+	role := countersign.RoleNone
+	if id.Kind() == countersign.OperatorID {
+		operator, err := a.operator(ctx, id.Name())
+		if err != nil {
+			return c, err
+		}
+		if role, err = countersign.ParseRole(operator.Value.Role); err != nil {
+			return c, countersign.Errorf(countersign.CodeDamaged, "the record of the operator %s is damaged", id.Name()).Because(err)
+		}
+	}
+	c.Method, c.ID, c.Role, c.Name = countersign.ByCertificate, id, role, id.String()
+	c.Serial, c.Thumbprint = held.Value.Serial, print
+	return c, nil
+}
+
+// peerID is the ID in a client certificate, judged by the certificate alone.
+func (a *Authority) peerID(leaf *x509.Certificate) (countersign.ID, error) {
+	refuse := func(format string, args ...any) (countersign.ID, error) {
+		return countersign.ID{}, countersign.Errorf(countersign.CodeBadCertificate, format, args...)
+	}
+	if leaf.IsCA || leaf.SerialNumber.Sign() <= 0 {
+		return refuse("the client certificate is not one of a client")
+	}
+	if len(leaf.URIs) != 1 {
+		return refuse("the client certificate has %d URI names; it must have one", len(leaf.URIs))
+	}
+	id, err := countersign.ParseID(leaf.URIs[0].String())
+	if err != nil || id.TrustDomain() != a.cfg.TrustDomain {
+		return refuse("the client certificate has no ID of %s", a.cfg.TrustDomain)
+	}
+	if kind := id.Kind(); kind != countersign.ServiceID && kind != countersign.OperatorID {
+		return refuse("the client certificate is one of the %s, which is no client", kind)
+	}
+	if !slices.Contains(leaf.ExtKeyUsage, x509.ExtKeyUsageClientAuth) {
+		return refuse("the client certificate is not one for clients (EKU clientAuth)")
+	}
+	return id, nil
+}
+
+// checkChain verifies the chain to our roots. Only success is remembered: it holds for these bytes for ever, since the
+// interval is judged apart from it and the issuers outlive what they signed.
+func (a *Authority) checkChain(leaf *x509.Certificate, print [32]byte) error {
+	if a.chains.has(print) {
+		return nil
+	}
+	roots, intermediates := x509.NewCertPool(), x509.NewCertPool()
+	for _, i := range a.issuers.roots {
+		roots.AddCert(i.cert)
+	}
+	for _, i := range a.issuers.intermediates {
+		intermediates.AddCert(i.cert)
+	}
+	_, err := leaf.Verify(x509.VerifyOptions{
+		Roots: roots, Intermediates: intermediates, CurrentTime: leaf.NotAfter,
+		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth},
+	})
+	if err != nil {
+		return countersign.Errorf(countersign.CodeBadCertificate, "the client certificate is not one that this authority issued").Because(err)
+	}
+	a.chains.add(print)
+	return nil
+}
+
+// maxChains bounds the memory of verified chains: 4,096 entries of about 150 bytes.
+const maxChains = 4096
+
+// chainCache remembers the certificates whose chain was verified, the most recently used ones. The zero value is ready.
+type chainCache struct {
+	mu    sync.Mutex
+	at    map[[32]byte]*list.Element
+	order list.List // of [32]byte, the most recently used first
+}
+
+func (c *chainCache) has(print [32]byte) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e, ok := c.at[print]
+	if ok {
+		c.order.MoveToFront(e)
+	}
+	return ok
+}
+
+func (c *chainCache) add(print [32]byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if _, ok := c.at[print]; ok {
+		return
+	}
+	if c.at == nil {
+		c.at = make(map[[32]byte]*list.Element)
+	}
+	c.at[print] = c.order.PushFront(print)
+	if c.order.Len() > maxChains {
+		delete(c.at, c.order.Remove(c.order.Back()).([32]byte))
+	}
+}

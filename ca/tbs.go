@@ -1,0 +1,250 @@
+package ca
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+)
+
+// checkedTBS are the exact bytes of a TBSCertificate (RFC 5280 4.1.1.1) that have passed [checkTBS] for one issuer. Only
+// prepare makes one, only sign takes one, and sign is the only code of this package that uses a key of the authority
+// (TestOneWayToSign holds both): so nothing is signed without the check.
+type checkedTBS struct {
+	raw    []byte
+	key    crypto.PublicKey // the issuer's
+	serial string
+}
+
+// digest names the TBS in the audit log: lower-case hex SHA-256.
+func (t checkedTBS) digest() string {
+	sum := sha256.Sum256(t.raw)
+	return hex.EncodeToString(sum[:])
+}
+
+// prepare makes the certificate once with a throwaway key, to have the exact bytes that the real key would sign, and
+// checks them. issuerKey is the public key that will sign.
+func prepare(p Profile, s Subject, issuerKey crypto.PublicKey) (checkedTBS, error) {
+	if k, ok := issuerKey.(*ecdsa.PublicKey); !ok || k.Curve != elliptic.P256() {
+		return checkedTBS{}, errors.New("the issuer's key is not of P-256")
+	}
+	template, err := p.Template(s)
+	if err != nil {
+		return checkedTBS{}, err
+	}
+	throwaway, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return checkedTBS{}, err
+	}
+	parent := template
+	if s.Issuer != nil {
+		// CreateCertificate demands that the parent's key be the signing one, and takes only names from the rest.
+		parent = &x509.Certificate{
+			RawSubject: s.Issuer.RawSubject, SubjectKeyId: s.Issuer.SubjectKeyId, PublicKey: throwaway.Public(),
+		}
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, parent, s.Key, throwaway)
+	if err != nil {
+		return checkedTBS{}, fmt.Errorf("make the certificate's bytes: %w", err)
+	}
+	draft, err := x509.ParseCertificate(der)
+	if err != nil {
+		return checkedTBS{}, fmt.Errorf("read the certificate's bytes: %w", err)
+	}
+	if err := checkTBS(p, s, draft); err != nil {
+		return checkedTBS{}, fmt.Errorf("the certificate is not what was decided: %w", err)
+	}
+	return checkedTBS{raw: draft.RawTBSCertificate, key: issuerKey, serial: serialText(s.Serial)}, nil
+}
+
+// sign signs exactly the checked bytes and hands the certificate out only if the signature fits the issuer's key.
+func sign(t checkedTBS, key crypto.Signer) (*x509.Certificate, error) {
+	digest := sha256.Sum256(t.raw)
+	signature, err := key.Sign(rand.Reader, digest[:], crypto.SHA256)
+	if err != nil {
+		return nil, fmt.Errorf("sign: %w", err)
+	}
+	public, ok := t.key.(*ecdsa.PublicKey)
+	if !ok || !ecdsa.VerifyASN1(public, digest[:], signature) {
+		return nil, errors.New("the signature does not fit the issuer's key")
+	}
+	der, err := asn1.Marshal(struct {
+		TBS       asn1.RawValue
+		Algorithm pkix.AlgorithmIdentifier
+		Signature asn1.BitString
+	}{
+		asn1.RawValue{FullBytes: t.raw},
+		pkix.AlgorithmIdentifier{Algorithm: oidECDSAWithSHA256},
+		asn1.BitString{Bytes: signature, BitLength: len(signature) * 8},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("assemble the certificate: %w", err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, fmt.Errorf("read the certificate: %w", err)
+	}
+	if !bytes.Equal(cert.RawTBSCertificate, t.raw) {
+		return nil, errors.New("the certificate holds other bytes than were checked")
+	}
+	return cert, nil
+}
+
+var (
+	oidECDSAWithSHA256  = asn1.ObjectIdentifier{1, 2, 840, 10045, 4, 3, 2}
+	oidSubjectKeyID     = asn1.ObjectIdentifier{2, 5, 29, 14}
+	oidKeyUsage         = asn1.ObjectIdentifier{2, 5, 29, 15}
+	oidSubjectAltName   = asn1.ObjectIdentifier{2, 5, 29, 17}
+	oidBasicConstraints = asn1.ObjectIdentifier{2, 5, 29, 19}
+	oidAuthorityKeyID   = asn1.ObjectIdentifier{2, 5, 29, 35}
+	oidExtKeyUsage      = asn1.ObjectIdentifier{2, 5, 29, 37}
+)
+
+// checkTBS holds the parsed certificate against what was decided. It shares no code with [Profile.Template]: what it
+// demands is written down a second time, on purpose.
+func checkTBS(p Profile, s Subject, c *x509.Certificate) error {
+	for _, check := range []func(Profile, Subject, *x509.Certificate) error{
+		checkFrame, checkNames, checkUsages, checkExtensions,
+	} {
+		if err := check(p, s, c); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkFrame: version, serial, algorithm, key, key identifiers, issuer and interval.
+func checkFrame(_ Profile, s Subject, c *x509.Certificate) error {
+	issuerName, issuerKeyID := c.RawSubject, c.SubjectKeyId
+	if s.Issuer != nil {
+		issuerName, issuerKeyID = s.Issuer.RawSubject, s.Issuer.SubjectKeyId
+	}
+	spki, err := x509.MarshalPKIXPublicKey(s.Key)
+	if err != nil {
+		return err
+	}
+	keyID, err := subjectKeyID(s.Key)
+	if err != nil {
+		return err
+	}
+	switch {
+	case c.Version != 3:
+		return errors.New("version")
+	case c.SerialNumber.Cmp(s.Serial) != 0 || c.SerialNumber.Sign() <= 0 || c.SerialNumber.BitLen() > 128:
+		return errors.New("serial")
+	case c.SignatureAlgorithm != x509.ECDSAWithSHA256:
+		return errors.New("signature algorithm")
+	case !bytes.Equal(c.RawSubjectPublicKeyInfo, spki):
+		return errors.New("public key")
+	case !bytes.Equal(c.SubjectKeyId, keyID) || !bytes.Equal(c.AuthorityKeyId, issuerKeyID):
+		return errors.New("key identifiers")
+	case !bytes.Equal(c.RawIssuer, issuerName):
+		return errors.New("issuer")
+	case !c.NotBefore.Equal(s.NotBefore) || !c.NotAfter.Equal(s.NotAfter) || !c.NotAfter.After(c.NotBefore):
+		return errors.New("interval")
+	case s.Issuer != nil && (c.NotAfter.After(s.Issuer.NotAfter) || c.NotBefore.Before(s.Issuer.NotBefore)):
+		return errors.New("interval outside the issuer's")
+	}
+	return nil
+}
+
+// checkNames: the one common name, exactly one URI, and the DNS names and addresses of the policy, each once.
+func checkNames(p Profile, s Subject, c *x509.Certificate) error {
+	uri, cn := s.ID.String(), s.ID.Name()
+	if p.signs() {
+		uri, cn = "spiffe://"+s.TrustDomain, signingName(s.TrustDomain, p, c.SubjectKeyId)
+		if len(s.DNS)+len(s.IPs) > 0 {
+			return errors.New("an authority has host names")
+		}
+	}
+	switch {
+	case len(c.Subject.Names) != 1 || c.Subject.CommonName != cn || cn == "" || len(cn) > maxCN:
+		return errors.New("subject")
+	case len(c.URIs) != 1 || c.URIs[0].String() != uri:
+		return errors.New("URI name")
+	case !slices.Equal(c.DNSNames, s.DNS):
+		return errors.New("DNS names")
+	case len(c.EmailAddresses) != 0:
+		return errors.New("e-mail addresses")
+	case len(c.IPAddresses) != len(s.IPs):
+		return errors.New("IP addresses")
+	}
+	for i, ip := range c.IPAddresses {
+		if !ip.Equal(s.IPs[i]) {
+			return errors.New("IP addresses")
+		}
+	}
+	return nil
+}
+
+// checkUsages: what the key may be used for, from the algorithm of the key in the bytes themselves.
+func checkUsages(p Profile, _ Subject, c *x509.Certificate) error {
+	var usage x509.KeyUsage
+	var extended []x509.ExtKeyUsage
+	pathLen, pathLenZero := -1, false
+	switch p {
+	case ProfileRoot:
+		usage = x509.KeyUsageCertSign | x509.KeyUsageCRLSign
+	case ProfileIntermediate:
+		usage = x509.KeyUsageCertSign | x509.KeyUsageCRLSign
+		pathLen, pathLenZero = 0, true
+	case ProfileService:
+		usage = x509.KeyUsageDigitalSignature
+		extended = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
+	case ProfileOperator:
+		usage = x509.KeyUsageDigitalSignature
+		extended = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
+	case ProfileAuthority:
+		usage = x509.KeyUsageDigitalSignature
+		extended = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
+	default:
+		return fmt.Errorf("there is no profile %q", string(p))
+	}
+	if !p.signs() && c.PublicKeyAlgorithm == x509.RSA {
+		usage |= x509.KeyUsageKeyEncipherment
+	}
+	switch {
+	case c.KeyUsage != usage:
+		return errors.New("key usage")
+	case !slices.Equal(c.ExtKeyUsage, extended) || len(c.UnknownExtKeyUsage) != 0:
+		return errors.New("extended key usage")
+	case !c.BasicConstraintsValid || c.IsCA != p.signs():
+		return errors.New("basic constraints")
+	case p.signs() && (c.MaxPathLen != pathLen || c.MaxPathLenZero != pathLenZero):
+		return errors.New("path length")
+	}
+	return nil
+}
+
+// checkExtensions: each extension of the profile once, critical where it must be, and no other.
+func checkExtensions(p Profile, _ Subject, c *x509.Certificate) error {
+	type row struct {
+		id       asn1.ObjectIdentifier
+		critical bool
+	}
+	want := []row{
+		{oidKeyUsage, true}, {oidBasicConstraints, true},
+		{oidSubjectKeyID, false}, {oidAuthorityKeyID, false}, {oidSubjectAltName, false},
+	}
+	if !p.signs() {
+		want = append(want, row{oidExtKeyUsage, false})
+	}
+	if len(c.Extensions) != len(want) {
+		return fmt.Errorf("it has %d extensions and not %d", len(c.Extensions), len(want))
+	}
+	for _, w := range want {
+		if !slices.ContainsFunc(c.Extensions, func(e pkix.Extension) bool { return e.Id.Equal(w.id) && e.Critical == w.critical }) {
+			return fmt.Errorf("extension %s", w.id)
+		}
+	}
+	return nil
+}
