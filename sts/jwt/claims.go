@@ -1,0 +1,150 @@
+package jwt
+
+import (
+	"encoding/json"
+	"math"
+	"slices"
+	"time"
+)
+
+// MaxSkew is the most that clocks are allowed to differ.
+const MaxSkew = time.Minute
+
+// maxTime is the end of the year 9999, the last second that RFC 3339 can write.
+const maxTime = 253402300799
+
+// Claims are the members of a JSON object, by their exact names: "SUB" is not "sub". A claim that is there but null
+// is there, and of the wrong type for every reader. The zero Claims is empty.
+type Claims struct {
+	names []string
+	raw   map[string]json.RawMessage
+}
+
+// ParseClaims reads a JSON object as strictly as [Parse] reads a payload, of at most [MaxToken] bytes.
+func ParseClaims(b []byte) (Claims, error) {
+	if len(b) > MaxToken {
+		return Claims{}, refuse(ReasonSize, "claims of more than %d bytes", MaxToken)
+	}
+	return parseObject(b)
+}
+
+// Has tells whether the claim is there, whatever its value.
+func (c Claims) Has(name string) bool { _, ok := c.raw[name]; return ok }
+
+// Names are the names of the claims, in the token's order.
+func (c Claims) Names() []string { return slices.Clone(c.names) }
+
+// Raw is the claim's JSON as it stands in the token. It must not be changed.
+func (c Claims) Raw(name string) (json.RawMessage, bool) { raw, ok := c.raw[name]; return raw, ok }
+
+// String reads a claim that is a string; false: it is not there.
+func (c Claims) String(name string) (string, bool, error) {
+	raw, ok := c.raw[name]
+	if !ok {
+		return "", false, nil
+	}
+	s, err := unquote(raw)
+	if err != nil {
+		return "", true, refuse(ReasonClaim, "%.40q is not a string", name)
+	}
+	return s, true, nil
+}
+
+// Strings reads a claim that is an array of strings; false: it is not there.
+func (c Claims) Strings(name string) ([]string, bool, error) {
+	raw, ok := c.raw[name]
+	if !ok {
+		return nil, false, nil
+	}
+	wrong := refuse(ReasonClaim, "%.40q is not an array of strings", name)
+	var elements []json.RawMessage // not []string, which would read null as ""
+	if raw[0] != '[' || json.Unmarshal(raw, &elements) != nil {
+		return nil, true, wrong
+	}
+	list := make([]string, len(elements))
+	for i, e := range elements {
+		s, err := unquote(e)
+		if err != nil {
+			return nil, true, wrong
+		}
+		list[i] = s
+	}
+	return list, true, nil
+}
+
+// Audience reads "aud", a string or an array of strings (RFC 7519 4.1.3); none if it is not there. Where exactly one
+// string is demanded, String("aud") is the reader.
+func (c Claims) Audience() ([]string, error) {
+	raw, ok := c.raw["aud"]
+	if !ok {
+		return nil, nil
+	}
+	if s, err := unquote(raw); err == nil {
+		return []string{s}, nil
+	}
+	list, _, err := c.Strings("aud")
+	if err != nil {
+		return nil, refuse(ReasonClaim, `"aud" is neither a string nor an array of strings`)
+	}
+	return list, nil
+}
+
+// Object reads a claim that is an object; false: it is not there.
+func (c Claims) Object(name string) (Claims, bool, error) {
+	raw, ok := c.raw[name]
+	if !ok {
+		return Claims{}, false, nil
+	}
+	if raw[0] != '{' {
+		return Claims{}, true, refuse(ReasonClaim, "%.40q is not an object", name)
+	}
+	inner, err := parseObject(raw)
+	return inner, true, err
+}
+
+// Time reads a NumericDate (RFC 7519 2): a number of seconds from 1970 to 9999, fractions allowed; false: it is not
+// there.
+func (c Claims) Time(name string) (time.Time, bool, error) {
+	raw, ok := c.raw[name]
+	if !ok {
+		return time.Time{}, false, nil
+	}
+	var f float64
+	if !numeric(raw[0]) || json.Unmarshal(raw, &f) != nil || f < 0 || f > maxTime {
+		return time.Time{}, true, refuse(ReasonClaim, "%.40q is not a number of seconds between the years 1970 and 9999", name)
+	}
+	seconds, fraction := math.Modf(f)
+	return time.Unix(int64(seconds), int64(fraction*float64(time.Second))).UTC(), true, nil
+}
+
+// CheckTimes judges exp, nbf and iat at now. exp must be there: a token without it would live forever. It is over
+// when now is at or after exp. nbf and iat, where they are there, must not be after now. skew, cut to 0 to [MaxSkew],
+// is allowed on each of the three.
+func (c Claims) CheckTimes(now time.Time, skew time.Duration) error {
+	skew = min(max(skew, 0), MaxSkew)
+	exp, ok, err := c.Time("exp")
+	if err != nil {
+		return err
+	}
+	if !ok {
+		return refuse(ReasonClaim, `"exp" is missing`)
+	}
+	nbf, _, err := c.Time("nbf")
+	if err != nil {
+		return err
+	}
+	iat, _, err := c.Time("iat")
+	if err != nil {
+		return err
+	}
+	latest := now.Add(skew)
+	switch {
+	case !now.Before(exp.Add(skew)):
+		return refuse(ReasonExpired, "expired at %s", exp.Format(time.RFC3339))
+	case nbf.After(latest):
+		return refuse(ReasonNotYet, "not valid before %s", nbf.Format(time.RFC3339))
+	case iat.After(latest):
+		return refuse(ReasonFuture, "issued in the future, at %s", iat.Format(time.RFC3339))
+	}
+	return nil
+}
