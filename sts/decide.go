@@ -1,0 +1,241 @@
+package sts
+
+import (
+	"encoding/json"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/countersign/countersign"
+)
+
+// MaxHops is how many services a chain may hold.
+const MaxHops = 8
+
+// minLeft is the lifetime below which minting is pointless: the token would expire on its way.
+const minLeft = 5 * time.Second
+
+// Actor is one link of the `act` chain (RFC 8693 4.1): the outermost is the current actor, the inner ones are history.
+type Actor struct {
+	Sub string `json:"sub"` // a service's ID
+	Act *Actor `json:"act,omitempty"`
+}
+
+// Chain lists the actors, the current one first.
+func (a *Actor) Chain() []string {
+	var ids []string
+	for ; a != nil; a = a.Act {
+		ids = append(ids, a.Sub)
+	}
+	return ids
+}
+
+// Input is what [Decide] judges. Everything in it is verified, except what the request asks for.
+type Input struct {
+	Now    time.Time
+	Issuer string         // our issuer identifier
+	Client countersign.ID // as the transport proved it
+
+	Machine bool     // client_credentials; Subject is nil then and only then
+	Subject *Subject // the verified subject token
+
+	ActorSent bool           // the request has an actor_token
+	Actor     countersign.ID // whom it proves; zero: nobody
+
+	Audiences, Resources, Scopes []string // as asked
+}
+
+// Grant is what may be minted. Its parts are decided by the policy and the subject token; only the random identifiers
+// are still missing.
+type Grant struct {
+	Call             *countersign.Call
+	Client, Audience *countersign.Service
+	Scopes           []string  // not empty, each once
+	IssuedAt         time.Time // whole seconds, not after Input.Now
+	Expires          time.Time // whole seconds, not after the subject token's
+	Sub, SubIssuer   string
+	Transaction      string // "": a new one begins
+	Parent           string // the subject token's jti if it is ours, else ""
+	SessionID        string
+	Act              *Actor                     // nil only for client_credentials
+	Carry            map[string]json.RawMessage // claims kept as they were
+}
+
+// Decide judges steps 3 to 6 of "What an exchange must satisfy" in policy.md, and of step 1 what the policy says about
+// the client. It is pure and denies by default: the Grant is valid only if the Trace has no error.
+func Decide(p *countersign.Policy, in Input) (Grant, Trace) {
+	d := decision{p: p, in: in}
+	steps := []struct {
+		name  string
+		judge func() Step
+	}{
+		{StepClient, d.client}, {StepSubject, d.subject}, {StepCall, d.call},
+		{StepScope, d.scope}, {StepConditions, d.conditions}, {StepLifetime, d.lifetime},
+	}
+	trace := Trace{Steps: make([]Step, 0, len(steps))}
+	for _, s := range steps {
+		step := s.judge()
+		step.Name = s.name
+		trace.Steps = append(trace.Steps, step)
+		if !step.OK {
+			return Grant{}, trace
+		}
+	}
+	return d.grant, trace
+}
+
+// decision is the state of one Decide: each step may rely on what the ones before it put into grant.
+type decision struct {
+	p     *countersign.Policy
+	in    Input
+	grant Grant
+}
+
+func (d *decision) client() Step {
+	service, step := admitClient(d.p, d.in.Client)
+	d.grant.Client = service
+	return step
+}
+
+// admitClient is step 1 as far as the policy decides it.
+func admitClient(p *countersign.Policy, id countersign.ID) (*countersign.Service, Step) {
+	service, ok := p.ServiceByID(id)
+	switch {
+	case p.Version == 0:
+		return nil, denied(countersign.CodeClient, "", "no policy is in force, so nobody is a client").
+			hint("apply one: countersign policy apply FILE")
+	case !ok:
+		return nil, denied(countersign.CodeClient, "", "%s is no service of policy version %d", idText(id), p.Version).
+			hint("add it to services in the policy")
+	case service.Disabled != nil:
+		return nil, denied(countersign.CodeServiceDisabled, "service "+service.Name, "the service %s is disabled", service.Name).
+			hint("countersign service enable %s", service.Name)
+	}
+	return service, passed("service "+service.Name, "%s", id)
+}
+
+func idText(id countersign.ID) string {
+	if id.IsZero() {
+		return "a caller without an ID"
+	}
+	return id.String()
+}
+
+func (d *decision) subject() Step {
+	s := d.in.Subject
+	switch {
+	case d.in.Machine && s != nil, !d.in.Machine && s == nil:
+		return denied(countersign.CodeSubjectToken, "", "an exchange has a subject token, client_credentials has none")
+	case d.in.Machine:
+		d.grant.Sub, d.grant.SubIssuer = d.in.Client.String(), d.in.Issuer
+		return passed("", "none: client_credentials")
+	}
+	d.grant.Sub, d.grant.SubIssuer = s.Sub, s.SubIssuer
+	d.grant.Transaction, d.grant.Parent, d.grant.SessionID = s.Transaction, s.ID, s.SessionID
+	return passed(s.rule(), "%s", s.describe())
+}
+
+// scope is step 4: what was asked must be allowed in full; if nothing was asked, all that is allowed is granted.
+func (d *decision) scope() Step {
+	call := d.grant.Call
+	rule := ruleOf(call)
+	for _, name := range d.in.Scopes {
+		if step := d.asked(name); !step.OK {
+			return step
+		}
+		if !slices.Contains(d.grant.Scopes, name) {
+			d.grant.Scopes = append(d.grant.Scopes, name)
+		}
+	}
+	if len(d.in.Scopes) > 0 {
+		return passed(rule, "asked and allowed: %s", strings.Join(d.grant.Scopes, " "))
+	}
+	for i := range call.Scopes {
+		if d.allows(&call.Scopes[i]) {
+			d.grant.Scopes = append(d.grant.Scopes, call.Scopes[i].Name)
+		}
+	}
+	if len(d.grant.Scopes) == 0 {
+		return denied(countersign.CodeScopeNone, rule, "the subject token holds nothing that a scope of %s needs", rule).
+			hint("it holds: %s; needed is one of: %s", list(d.held()), list(needsOf(call)))
+	}
+	return passed(rule, "none asked; allowed: %s", strings.Join(d.grant.Scopes, " "))
+}
+
+func (d *decision) asked(name string) Step {
+	call := d.grant.Call
+	rule := ruleOf(call)
+	scope, ok := call.Scope(name)
+	switch {
+	case !ok:
+		return denied(countersign.CodeScope, rule, "%s has no scope %q", rule, name).
+			hint("it has: %s", list(namesOf(call)))
+	case d.in.Machine && !slices.Contains(call.Machine, name):
+		return denied(countersign.CodeScope, rule, "the scope %s of %s needs a user", name, rule).
+			hint("open to client_credentials are: %s", list(call.Machine))
+	case !d.allows(scope):
+		return denied(countersign.CodeScopeNotHeld, rule, "the subject token does not hold what %s on %s needs", name, rule).
+			hint("it needs one of: %s; the token holds: %s", list(scope.Needs), list(d.held()))
+	}
+	return passed(rule, "")
+}
+
+// allows tells whether what is held suffices for a scope of the chosen call.
+func (d *decision) allows(scope *countersign.Scope) bool {
+	forMachine := slices.Contains(d.grant.Call.Machine, scope.Name)
+	switch {
+	case d.in.Machine:
+		return forMachine
+	case d.in.Subject.Machine(d.in.Issuer) && !forMachine:
+		return false
+	case scope.AnyUser && d.in.Subject.External != nil:
+		return true
+	}
+	return slices.ContainsFunc(scope.Needs, func(need string) bool { return slices.Contains(d.in.Subject.Scopes, need) })
+}
+
+func (d *decision) held() []string {
+	if d.in.Subject == nil {
+		return nil
+	}
+	return d.in.Subject.Scopes
+}
+
+// lifetime is step 6. Times of tokens are whole seconds, cut down: a token never outlives what it was made from.
+func (d *decision) lifetime() Step {
+	ttl := time.Duration(d.grant.Call.TTL)
+	rule := ruleOf(d.grant.Call)
+	expires, why := d.in.Now.Add(ttl), "the call's ttl"
+	if s := d.in.Subject; s != nil && s.Expires.Before(expires) {
+		expires, why = s.Expires, "the subject token's exp"
+	}
+	expires = expires.Truncate(time.Second)
+	left := expires.Sub(d.in.Now)
+	if left < minLeft {
+		return denied(countersign.CodeLifetime, rule, "by %s a new token would live for %s; at least %s are needed",
+			why, max(left, 0).Truncate(time.Millisecond), minLeft).
+			hint("get a fresh token from the one who called you")
+	}
+	d.grant.IssuedAt, d.grant.Expires = d.in.Now.Truncate(time.Second), expires
+	return passed(rule, "%s, by %s", expires.Sub(d.grant.IssuedAt), why)
+}
+
+func namesOf(c *countersign.Call) []string {
+	names := make([]string, 0, len(c.Scopes))
+	for _, s := range c.Scopes {
+		names = append(names, s.Name)
+	}
+	return names
+}
+
+func needsOf(c *countersign.Call) []string {
+	var needs []string
+	for _, s := range c.Scopes {
+		for _, need := range s.Needs {
+			if !slices.Contains(needs, need) {
+				needs = append(needs, need)
+			}
+		}
+	}
+	return needs
+}

@@ -1,0 +1,41 @@
+package sts
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/url"
+	"slices"
+)
+
+// serverMetadata is the authorization server's metadata (RFC 8414 2), with the members that OpenID Connect Discovery
+// demands of a provider as far as they are true: its readers stop at a missing one. There is no authorization endpoint
+// and there are no ID tokens yet; the algorithms are those of our tokens.
+type serverMetadata struct {
+	Issuer        string   `json:"issuer"`
+	TokenEndpoint string   `json:"token_endpoint"`
+	JWKSURI       string   `json:"jwks_uri"`
+	GrantTypes    []string `json:"grant_types_supported"`
+	AuthMethods   []string `json:"token_endpoint_auth_methods_supported"`
+	ResponseTypes []string `json:"response_types_supported"` // required, and empty: no authorization endpoint
+	SubjectTypes  []string `json:"subject_types_supported"`
+	Algorithms    []string `json:"id_token_signing_alg_values_supported"`
+	Bound         bool     `json:"tls_client_certificate_bound_access_tokens"`
+}
+
+// metadata writes the document for an issuer identifier. The endpoints are on its host: the daemon's paths are fixed, and a
+// path of the issuer is no prefix of them (RFC 8414 3.1 puts the well-known path before it).
+func metadata(issuer string) ([]byte, error) {
+	u, err := url.Parse(issuer)
+	if err != nil || u.Host == "" {
+		return nil, fmt.Errorf("sts: the issuer %q is no URL with a host", issuer)
+	}
+	origin := u.Scheme + "://" + u.Host
+	return json.Marshal(serverMetadata{
+		Issuer: issuer, TokenEndpoint: origin + "/oauth2/token", JWKSURI: origin + "/.well-known/jwks.json",
+		GrantTypes: []string{GrantExchange, GrantClientCredentials}, AuthMethods: []string{"tls_client_auth"},
+		ResponseTypes: []string{}, SubjectTypes: []string{"public"}, Algorithms: []string{"ES256", "RS256"},
+	})
+}
+
+// Metadata is the document of both well-known paths, of RFC 8414 and OpenID Connect Discovery. It never changes.
+func (s *Service) Metadata() []byte { return slices.Clone(s.metadata) }

@@ -1,0 +1,93 @@
+package sts
+
+import (
+	"crypto/rand"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"github.com/countersign/countersign"
+	"github.com/countersign/countersign/storage/keyring"
+	"github.com/countersign/countersign/sts/jwt"
+)
+
+// maxClaims is what fits into a token of [jwt.MaxToken] bytes beside its header and the longest signature: base64url takes
+// four characters for three bytes.
+const maxClaims = 11 << 10
+
+// minted is a signed token and what names it.
+type minted struct {
+	compact, kid, id, transaction string
+}
+
+// claims are what stands in the token: the list of "The minted token" in policy.md and nothing else. Carried claims come
+// first, so that none of them could replace one of ours.
+func (g Grant) claims(issuer, id, transaction string) map[string]any {
+	claims := make(map[string]any, 14+len(g.Carry))
+	for name, raw := range g.Carry {
+		claims[name] = raw
+	}
+	claims["iss"] = issuer
+	claims["sub"] = g.Sub
+	claims["sub_iss"] = g.SubIssuer
+	claims["aud"] = g.Audience.Name
+	claims["exp"] = g.Expires.Unix()
+	claims["nbf"] = g.IssuedAt.Unix()
+	claims["iat"] = g.IssuedAt.Unix()
+	claims["jti"] = id
+	claims["client_id"] = g.Client.ID.String()
+	claims["scope"] = strings.Join(g.Scopes, " ")
+	claims["txn"] = transaction
+	if g.Act != nil {
+		claims["act"] = g.Act
+	}
+	if g.SessionID != "" {
+		claims["sid"] = g.SessionID
+	}
+	return claims
+}
+
+// identify gives the token its jti, which begins with its parent's so that revoking one reaches all under it, and the
+// transaction that it belongs to.
+func (g Grant) identify() (id, transaction string) {
+	if transaction = g.Transaction; transaction == "" {
+		transaction = random(16)
+	}
+	if g.Parent == "" {
+		return random(16), transaction
+	}
+	return g.Parent + "." + random(8), transaction
+}
+
+func random(bytes int) string {
+	b := make([]byte, bytes)
+	rand.Read(b) // never fails: it ends the process rather than give no randomness
+	return base64.RawURLEncoding.EncodeToString(b)
+}
+
+// mint signs what was granted. Nothing of it may leave before it is recorded.
+func (s *Service) mint(g Grant) (minted, error) {
+	key, signer, err := s.cfg.Keys.Signer(keyring.Token, g.Audience.Alg)
+	if err != nil {
+		return minted{}, err
+	}
+	// A verifier that gets the token must find the key, so the set that is served is made to hold it first.
+	if _, err := s.keys.with(key.ID); err != nil {
+		return minted{}, err
+	}
+	id, transaction := g.identify()
+	payload, err := json.Marshal(g.claims(s.cfg.Issuer, id, transaction))
+	if err != nil {
+		return minted{}, fmt.Errorf("write the claims: %w", err)
+	}
+	if len(payload) > maxClaims {
+		return minted{}, countersign.Errorf(countersign.CodeCarry, "the new token's claims would have %d bytes; at most %d fit", len(payload), maxClaims).
+			WithHint("ask for fewer scopes")
+	}
+	compact, err := jwt.Sign(signer, g.Audience.Alg, key.ID, g.Audience.Typ, json.RawMessage(payload))
+	if err != nil {
+		return minted{}, err
+	}
+	return minted{compact: compact, kid: key.ID, id: id, transaction: transaction}, nil
+}

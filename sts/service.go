@@ -1,0 +1,240 @@
+package sts
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"log/slog"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/countersign/countersign"
+	"github.com/countersign/countersign/storage/audit"
+	"github.com/countersign/countersign/storage/keyring"
+	"github.com/countersign/countersign/sts/jwt"
+)
+
+const defaultLead = time.Hour
+
+// Config of a [Service]. Issuer, Policy, Keys and Audit are required.
+type Config struct {
+	Issuer     string                     // our issuer identifier, exact: `iss` of what is minted
+	Policy     func() *countersign.Policy // the one in force; never nil
+	Keys       *keyring.Ring              // its purpose token signs
+	Audit      *audit.Log                 // holds every answer before it leaves
+	Lead       time.Duration              // how long a key is published before it signs; JWKS may be cached for half of it. Default 1 h
+	Now        func() time.Time           // nil: time.Now
+	Logger     *slog.Logger               // nil: discards
+	Registerer prometheus.Registerer      // may be nil
+	Transport  http.RoundTripper          // to all external issuers, for tests; nil: one of each issuer's `ca`
+}
+
+// Service is the token endpoint. It is safe for concurrent use and writes nothing but audit records.
+type Service struct {
+	cfg      Config
+	log      *slog.Logger
+	keys     *published
+	issuers  *issuers
+	metrics  *metrics
+	metadata []byte
+}
+
+// New checks the configuration and reads our keys; nothing is fetched yet.
+func New(cfg Config) (*Service, error) {
+	if cfg.Issuer == "" || cfg.Policy == nil || cfg.Keys == nil || cfg.Audit == nil || cfg.Lead < 0 {
+		return nil, errors.New("sts: Issuer, Policy, Keys and Audit are required, and Lead can't be negative")
+	}
+	if cfg.Lead == 0 {
+		cfg.Lead = defaultLead
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	doc, err := metadata(cfg.Issuer)
+	if err != nil {
+		return nil, err
+	}
+	m, err := newMetrics(cfg.Registerer)
+	if err != nil {
+		return nil, err
+	}
+	s := &Service{
+		cfg: cfg, log: cfg.Logger, metrics: m, metadata: doc,
+		keys:    &published{ring: cfg.Keys, now: cfg.Now},
+		issuers: &issuers{now: cfg.Now, log: cfg.Logger, transport: cfg.Transport, remotes: map[source]*jwt.Remote{}},
+	}
+	if _, err := s.keys.get(); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// Token answers one token request of by. What it returns, a token or a denial, is in the audit log already; if it can't
+// be put there, the answer is that error. Errors are *[countersign.Error], whose Code.Info().OAuth is the wire error.
+func (s *Service) Token(ctx context.Context, by countersign.Caller, r Request) (Response, error) {
+	started := s.cfg.Now()
+	x := &exchange{by: by, request: r, policy: s.cfg.Policy(), now: started}
+	err := s.judge(ctx, x)
+	if err == nil {
+		x.token, err = s.mint(x.grant)
+	}
+	if err == nil {
+		err = s.recordIssued(ctx, x)
+	} else {
+		err = s.recordDenied(ctx, x, err)
+	}
+	s.metrics.observe(err, s.cfg.Now().Sub(started))
+	if err != nil {
+		return Response{}, err
+	}
+	return Response{
+		AccessToken: x.token.compact, IssuedTokenType: TypeAccessToken, TokenType: "Bearer",
+		ExpiresIn: int(x.grant.Expires.Sub(x.grant.IssuedAt) / time.Second), Scope: strings.Join(x.grant.Scopes, " "),
+	}, nil
+}
+
+// exchange is one request on its way.
+type exchange struct {
+	by      countersign.Caller
+	request Request
+	policy  *countersign.Policy // one and the same for all steps
+	now     time.Time
+	subject *Subject // nil until verified
+	trace   Trace
+	grant   Grant
+	token   minted
+}
+
+// judge takes x through all steps. The error is the denial, and x.trace tells how it came about.
+func (s *Service) judge(ctx context.Context, x *exchange) error {
+	client, step := s.admit(x)
+	if !x.add(StepClient, step) {
+		return x.trace.Err()
+	}
+	if err := x.request.check(); err != nil {
+		x.trace.Steps = append(x.trace.Steps, failed(StepRequest, err))
+		return err
+	}
+	in := Input{
+		Now: x.now, Issuer: s.cfg.Issuer, Client: client.ID, Machine: x.request.GrantType == GrantClientCredentials,
+		ActorSent: x.request.ActorToken != "", Audiences: x.request.Audiences, Resources: x.request.Resources, Scopes: x.request.Scopes,
+	}
+	if !in.Machine {
+		subject, err := s.verify(ctx, x.policy, client, x.request.SubjectToken, x.now)
+		if err != nil {
+			x.trace.Steps = append(x.trace.Steps, failed(StepSubject, err))
+			return err
+		}
+		x.subject, in.Subject = subject, subject
+	}
+	if in.ActorSent {
+		in.Actor = s.provenBy(x.request.ActorToken, x.now)
+	}
+	x.grant, x.trace = Decide(x.policy, in)
+	if denial := x.trace.Err(); denial != nil {
+		return denial
+	}
+	return nil
+}
+
+// admit is step 1: only a certificate of a service proves a client, whatever client_id says.
+func (s *Service) admit(x *exchange) (*countersign.Service, Step) {
+	if x.by.Method != countersign.ByCertificate || x.by.ID.Kind() != countersign.ServiceID {
+		return nil, denied(countersign.CodeClient, "", "a client proves itself by the certificate of a service")
+	}
+	client, step := admitClient(x.policy, x.by.ID)
+	if id := x.request.ClientID; step.OK && id != "" && id != client.ID.String() {
+		return nil, denied(countersign.CodeClientMismatch, "", "client_id is %s, the certificate's is %s", quote(id), client.ID).
+			hint("send the ID as client_id, or leave it out")
+	}
+	return client, step
+}
+
+func (x *exchange) add(name string, step Step) bool {
+	step.Name = name
+	x.trace.Steps = append(x.trace.Steps, step)
+	return step.OK
+}
+
+// verify is step 2: who signed the token is settled before any other claim of it counts. Our own iss decides first, so that
+// no policy can make an external issuer speak for us.
+func (s *Service) verify(ctx context.Context, p *countersign.Policy, client *countersign.Service, compact string, now time.Time) (*Subject, error) {
+	t, err := jwt.Parse(compact)
+	if err != nil {
+		return nil, wrongClaim(err)
+	}
+	iss, _, err := t.Claims.String("iss")
+	if err != nil {
+		return nil, wrongClaim(err)
+	}
+	if iss == s.cfg.Issuer {
+		if err := s.verifyOwn(t); err != nil {
+			return nil, err
+		}
+		return readOwn(p, s.cfg.Issuer, client, t, now)
+	}
+	issuer, err := acceptedFrom(p, client, iss)
+	if err != nil {
+		return nil, err
+	}
+	set, err := s.issuers.keys(ctx, p, issuer, t.KID)
+	if err != nil {
+		return nil, err
+	}
+	if err := t.Verify(set, issuer.Algorithms); err != nil {
+		return nil, wrongSignature(err)
+	}
+	return readExternal(p, issuer, client, t, now)
+}
+
+func (s *Service) verifyOwn(t *jwt.Token) error {
+	k, err := s.keys.get()
+	if err != nil {
+		return err
+	}
+	if err := t.Verify(k.set, []string{"ES256", "RS256"}); err != nil {
+		return wrongSignature(err)
+	}
+	return nil
+}
+
+func wrongSignature(err error) error {
+	var refusal *jwt.Error
+	if errors.As(err, &refusal) && refusal.Reason == jwt.ReasonKID {
+		return countersign.Errorf(countersign.CodeSubjectKey, "the subject token: %s", refusal.Msg)
+	}
+	return wrongClaim(err)
+}
+
+// provenBy is whom an actor token proves: a service, by a token that client_credentials gave to it and that nobody passed
+// on. Anything else proves nobody.
+func (s *Service) provenBy(compact string, now time.Time) countersign.ID {
+	t, err := jwt.Parse(compact)
+	if err != nil {
+		return countersign.ID{}
+	}
+	c := reader{claims: t.Claims}
+	iss, subIssuer, sub, client := c.text("iss"), c.text("sub_iss"), c.text("sub"), c.text("client_id")
+	if c.err != nil || iss != s.cfg.Issuer || subIssuer != iss || sub != client || t.Claims.Has("act") ||
+		s.verifyOwn(t) != nil || checkTimes(t.Claims, now) != nil {
+		return countersign.ID{}
+	}
+	id, err := countersign.ParseID(sub)
+	if err != nil {
+		return countersign.ID{}
+	}
+	return id
+}
+
+// digest names a token in the audit log without giving it away.
+func digest(token string) string {
+	sum := sha256.Sum256([]byte(token))
+	return hex.EncodeToString(sum[:])
+}
