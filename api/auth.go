@@ -1,0 +1,193 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/labstack/echo/v4"
+
+	"github.com/countersign/countersign"
+	"github.com/countersign/countersign/storage/audit"
+)
+
+// deadline is how long a route that is no stream may work on one request. It is shorter than the write timeout, so that
+// the caller gets an answer and not the end of the connection.
+const deadline = 45 * time.Second
+
+// guard puts everything before a route's handler that must hold whoever asks: limits, who it is, whether he may, the
+// parameters and the body.
+func (s *Server) guard(r route, l listener) echo.HandlerFunc {
+	authenticate := s.publicCaller
+	if l == adminSocket {
+		authenticate = s.socketCaller
+	}
+	return func(c echo.Context) error {
+		if !r.long {
+			ctx, cancel := context.WithTimeout(c.Request().Context(), deadline)
+			defer cancel()
+			c.SetRequest(c.Request().WithContext(ctx))
+		}
+		caller, err := authenticate(c, r)
+		if err == nil {
+			err = authorise(r.auth, caller)
+		}
+		c.Set(callerKey, caller)
+		if err != nil {
+			return s.refused(c, caller, err)
+		}
+		rq := &request{Context: c, caller: caller}
+		if rq.query, err = readQuery(c.Request(), r); err != nil {
+			return err
+		}
+		if rq.body, err = readBody(c.Response(), c.Request(), r); err != nil {
+			return err
+		}
+		return r.handle(s, rq)
+	}
+}
+
+// publicCaller proves who sent a request on the TLS listener. With an error, the caller is who it would be if the rest
+// were right, or nobody.
+func (s *Server) publicCaller(c echo.Context, r route) (countersign.Caller, error) {
+	nobody := countersign.Caller{Addr: remoteAddr(c), RequestID: requestID(c)}
+	peer, peerErr := s.peer(c, nobody)
+	if peer.Method == countersign.Anonymous {
+		if key := addressKey(nobody.Addr); key != "" && !s.addresses.allow(key, s.Now()) {
+			return nobody, countersign.Errorf(countersign.CodeRateAddress, "too many requests from %s", key).
+				WithHint("send fewer, or with a certificate").After(time.Second)
+		}
+	} else if !s.identities.allow(peer.ID.String(), s.Now()) {
+		return peer, countersign.Errorf(countersign.CodeRateIdentity, "too many requests by %s", peer.ID).After(time.Second)
+	}
+	if r.auth == authPublic {
+		return peer, nil
+	}
+	authorization := c.Request().Header.Values("Authorization")
+	switch certificate := sentCertificate(c); {
+	case len(authorization) > 1, len(authorization) == 1 && certificate:
+		return peer, countersign.Errorf(countersign.CodeTwoCredentials, "more than one credential was sent").
+			WithHint("send either the client certificate or the Authorization header")
+	case len(authorization) == 1 && r.auth == authJoin:
+		return s.joiner(c, nobody, authorization[0])
+	case len(authorization) == 1:
+		return nobody, countersign.Errorf(countersign.CodeWrongCredential, "this path takes a client certificate and no Authorization header")
+	case !certificate:
+		return nobody, missing(r.auth)
+	}
+	return peer, peerErr
+}
+
+// peer judges the client certificate of this connection now. Without one, or with one that is no good, it is nobody.
+func (s *Server) peer(c echo.Context, nobody countersign.Caller) (countersign.Caller, error) {
+	if !sentCertificate(c) {
+		return nobody, nil
+	}
+	peer, err := s.CA.PeerCaller(c.Request().Context(), c.Request().TLS.PeerCertificates[0], nobody)
+	if err != nil {
+		return nobody, err
+	}
+	return peer, nil
+}
+
+func sentCertificate(c echo.Context) bool {
+	state := c.Request().TLS
+	return state != nil && len(state.PeerCertificates) > 0
+}
+
+// joiner proves a join token.
+func (s *Server) joiner(c echo.Context, nobody countersign.Caller, authorization string) (countersign.Caller, error) {
+	scheme, secret, ok := strings.Cut(authorization, " ")
+	if !ok || !strings.EqualFold(scheme, "Bearer") || secret == "" || len(secret) > 128 {
+		return nobody, countersign.Errorf(countersign.CodeWrongCredential, "the Authorization header holds no join token").
+			WithHint("send Authorization: Bearer <join token>")
+	}
+	joiner, err := s.CA.JoinCaller(c.Request().Context(), secret, nobody)
+	if err != nil {
+		return nobody, err
+	}
+	return joiner, nil
+}
+
+func missing(a auth) error {
+	e := countersign.Errorf(countersign.CodeNoCredential, "no credential was sent")
+	if a == authJoin {
+		return e.WithHint("send a client certificate of this authority, or a join token as Authorization: Bearer")
+	}
+	return e.WithHint("send a client certificate of this authority")
+}
+
+// authorise tells why caller may not use a route that demands a. It is pure; what is not allowed here is denied.
+func authorise(a auth, caller countersign.Caller) error {
+	kind := caller.ID.Kind()
+	service := caller.Method == countersign.ByCertificate && kind == countersign.ServiceID
+	operator := caller.Method == countersign.BySocket || caller.Method == countersign.ByCertificate && kind == countersign.OperatorID
+	switch a {
+	case authPublic:
+		return nil
+	case authClient:
+		if service {
+			return nil
+		}
+		return countersign.Errorf(countersign.CodeWrongCredential, "%s is no service, and only services are clients here", caller.Name)
+	case authJoin:
+		if service || caller.Method == countersign.ByJoinToken || caller.Method == countersign.ByCertificate && operator {
+			return nil
+		}
+	case authServiceOrOperator:
+		if service {
+			return nil
+		}
+	}
+	least := a.role()
+	switch {
+	case least == countersign.RoleNone:
+	case !operator:
+		return countersign.Errorf(countersign.CodeWrongCredential, "%s is no operator", caller.Name).
+			WithHint("use an operator's certificate, or the admin socket on the daemon's host")
+	case caller.Role < least:
+		return countersign.Errorf(countersign.CodeRole, "%s has the role %s; this needs %s", caller.Name, caller.Role, least)
+	default:
+		return nil
+	}
+	return countersign.Errorf(countersign.CodeWrongCredential, "the credential is of a kind that this path does not take")
+}
+
+// refused records a refusal before it is answered: of an authenticated caller durably, of strangers by number. Rates are
+// no judgement of a caller and are only counted, or a flood of requests would become a flood of records.
+func (s *Server) refused(c echo.Context, caller countersign.Caller, cause error) error {
+	e := asError(cause)
+	switch {
+	case e.Kind != countersign.Unauthenticated && e.Kind != countersign.Denied && e.Code != countersign.CodeTwoCredentials:
+	case caller.Method == countersign.Anonymous:
+		s.Audit.Stranger(e.Code, caller.Addr)
+	default:
+		_, err := s.Audit.Append(context.WithoutCancel(c.Request().Context()), audit.Event{
+			Type: "request.denied", Outcome: audit.Denied, By: caller,
+			Subject: c.Request().Method + " " + c.Path(), Code: e.Code,
+		})
+		if err != nil {
+			return errors.Join(err, cause)
+		}
+	}
+	return cause
+}
+
+// require is for what a handler allows to fewer than its route does.
+func (s *Server) require(rq *request, least auth) error {
+	if err := authorise(least, rq.caller); err != nil {
+		return s.refused(rq.Context, rq.caller, err)
+	}
+	return nil
+}
+
+// remoteAddr is the zero address on the admin socket.
+func remoteAddr(c echo.Context) netip.Addr {
+	addr, err := netip.ParseAddr(c.RealIP())
+	if err != nil {
+		return netip.Addr{}
+	}
+	return addr.Unmap()
+}

@@ -1,0 +1,151 @@
+package client
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+	"strconv"
+
+	"github.com/countersign/countersign/api/wire"
+)
+
+// Join gets the first certificate with a join token. The token is sent only over a connection that was verified.
+func (c *Client) Join(ctx context.Context, token string, rq wire.CertificateRequest) (wire.Certificate, error) {
+	var out wire.Certificate
+	err := c.do(ctx, call{
+		method: http.MethodPost, path: "/v1/certificates", body: rq,
+		header: http.Header{"Authorization": {"Bearer " + token}},
+	}, &out)
+	return out, err
+}
+
+// Renew gets the next certificate for the identity that the connection proves.
+func (c *Client) Renew(ctx context.Context, rq wire.CertificateRequest) (wire.Certificate, error) {
+	var out wire.Certificate
+	err := c.do(ctx, call{method: http.MethodPost, path: "/v1/certificates", body: rq}, &out)
+	return out, err
+}
+
+// CertificateQuery chooses certificates of the inventory; the zero one is the first page of all.
+type CertificateQuery struct {
+	Service string // a service's name
+	State   string // valid, revoked or expired
+	After   string // the Next of the page before
+	Limit   int    // 1 to 1000; 0: the daemon's default
+}
+
+// Certificates gives one page of the inventory.
+func (c *Client) Certificates(ctx context.Context, q CertificateQuery) (wire.Certificates, error) {
+	query := values("service", q.Service, "state", q.State, "after", q.After, "limit", number(q.Limit))
+	var out wire.Certificates
+	err := c.do(ctx, call{method: http.MethodGet, path: "/v1/certificates", query: query}, &out)
+	return out, err
+}
+
+// Certificate gives the record of one certificate.
+func (c *Client) Certificate(ctx context.Context, serial string) (wire.CertificateRecord, error) {
+	var out wire.CertificateRecord
+	err := c.do(ctx, call{method: http.MethodGet, path: "/v1/certificates/" + url.PathEscape(serial)}, &out)
+	return out, err
+}
+
+// Revoke revokes one certificate at once. The reason is an RFC 5280 5.3.1 name.
+func (c *Client) Revoke(ctx context.Context, serial, reason string) error {
+	return c.do(ctx, call{
+		method: http.MethodPost, path: "/v1/certificates/" + url.PathEscape(serial) + "/revoke",
+		body: wire.Revocation{Reason: reason},
+	}, nil)
+}
+
+// CreateJoinToken makes a join token. The answer holds its secret.
+func (c *Client) CreateJoinToken(ctx context.Context, rq wire.JoinTokenRequest) (wire.JoinToken, error) {
+	var out wire.JoinToken
+	err := c.do(ctx, call{method: http.MethodPost, path: "/v1/join-tokens", body: rq}, &out)
+	return out, err
+}
+
+// AddOperator certifies an operator's key.
+func (c *Client) AddOperator(ctx context.Context, rq wire.OperatorRequest) (wire.Certificate, error) {
+	var out wire.Certificate
+	err := c.do(ctx, call{method: http.MethodPost, path: "/v1/operators", body: rq}, &out)
+	return out, err
+}
+
+// Token sends a token request (RFC 6749 3.2) as the service of the identity. Errors of the endpoint are *OAuthError.
+func (c *Client) Token(ctx context.Context, form url.Values) (wire.Token, error) {
+	var out wire.Token
+	err := c.do(ctx, call{
+		method: http.MethodPost, path: "/oauth2/token", body: []byte(form.Encode()), mediaType: wire.Form, accept: wire.JSON,
+	}, &out)
+	return out, err
+}
+
+// JWKS gives the public token keys (RFC 7517) as they were sent.
+func (c *Client) JWKS(ctx context.Context) ([]byte, error) {
+	return c.bytes(ctx, call{method: http.MethodGet, path: "/.well-known/jwks.json"})
+}
+
+// RootsPEM gives the trust anchors.
+func (c *Client) RootsPEM(ctx context.Context) ([]byte, error) {
+	return c.bytes(ctx, call{method: http.MethodGet, path: "/roots.pem"})
+}
+
+// Bundle gives the trust anchors as a SPIFFE bundle.
+func (c *Client) Bundle(ctx context.Context) (wire.Bundle, error) {
+	var out wire.Bundle
+	err := c.do(ctx, call{method: http.MethodGet, path: "/v1/bundle"}, &out)
+	return out, err
+}
+
+// Authority describes the roots and intermediates.
+func (c *Client) Authority(ctx context.Context) (wire.Authority, error) {
+	var out wire.Authority
+	err := c.do(ctx, call{method: http.MethodGet, path: "/v1/authority"}, &out)
+	return out, err
+}
+
+// Status gives the daemon's state in short.
+func (c *Client) Status(ctx context.Context) (wire.Status, error) {
+	var out wire.Status
+	err := c.do(ctx, call{method: http.MethodGet, path: "/v1/status"}, &out)
+	return out, err
+}
+
+// Keys gives the public halves of all keys.
+func (c *Client) Keys(ctx context.Context) (wire.Keys, error) {
+	var out wire.Keys
+	err := c.do(ctx, call{method: http.MethodGet, path: "/v1/keys"}, &out)
+	return out, err
+}
+
+// Rotate rotates the keys of a purpose, or tells what that would do.
+func (c *Client) Rotate(ctx context.Context, purpose string, rq wire.RotateRequest) (wire.KeyPlan, error) {
+	var out wire.KeyPlan
+	err := c.do(ctx, call{method: http.MethodPost, path: "/v1/keys/" + url.PathEscape(purpose) + "/rotate", body: rq}, &out)
+	return out, err
+}
+
+// values makes a query of pairs, without those that have no value.
+func values(pairs ...string) url.Values {
+	query := url.Values{}
+	for i := 0; i+1 < len(pairs); i += 2 {
+		if pairs[i+1] != "" {
+			query.Set(pairs[i], pairs[i+1])
+		}
+	}
+	return query
+}
+
+func number(n int) string {
+	if n == 0 {
+		return ""
+	}
+	return strconv.Itoa(n)
+}
+
+func flag(set bool) string {
+	if set {
+		return "true"
+	}
+	return ""
+}

@@ -1,0 +1,260 @@
+// Package client speaks the HTTP API: over the daemon's admin socket, or over TLS 1.3 with an identity of ours.
+//
+// Over TLS it demands the authority's ID besides its name: a certificate of another service of the same roots is not
+// the daemon. It never follows a redirect, uses no proxy, trusts no root but the given ones, keeps nothing on disk, and
+// never retries: whether a repeat is safe is for the caller to know.
+package client
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/countersign/countersign"
+	"github.com/countersign/countersign/api/wire"
+	"github.com/countersign/countersign/ca/identity"
+)
+
+// maxResponse bounds what is read of one answer; the largest honest one is a page of 1,000 certificates or records.
+const maxResponse = 32 << 20
+
+// Config says where the daemon is and who asks. Exactly one of Socket and URL is given.
+type Config struct {
+	Socket string // path of the admin socket
+	URL    string // https://host:port, without a path
+
+	Identity    *identity.Identity // the client certificate, and the roots and the trust domain unless they are given; may be nil
+	Roots       *x509.CertPool     // the only roots that are trusted; nil: the identity's
+	TrustDomain string             // the authority's; "": the identity's
+
+	// TLS stands for Identity, Roots and TrustDomain: it is used as it is, and must demand as much. It is for the first
+	// connection of `join`, which knows the root by its fingerprint only.
+	TLS *tls.Config
+
+	Timeout time.Duration // of one call, but not of FollowAudit and VerifyAudit; default 30 s
+}
+
+// Client is safe for concurrent use.
+type Client struct {
+	http    *http.Client
+	base    string
+	timeout time.Duration
+}
+
+// New checks the configuration; it opens no connection.
+func New(cfg Config) (*Client, error) {
+	c := &Client{timeout: cfg.Timeout}
+	if c.timeout == 0 {
+		c.timeout = 30 * time.Second
+	}
+	transport := &http.Transport{
+		MaxIdleConnsPerHost:    16,
+		IdleConnTimeout:        30 * time.Second,
+		MaxResponseHeaderBytes: 64 << 10,
+		DisableCompression:     true,
+	}
+	if (cfg.Socket == "") == (cfg.URL == "") {
+		return nil, errors.New("a client takes either the admin socket or a URL")
+	}
+	if cfg.Socket != "" {
+		c.base = "http://countersign"
+		transport.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, "unix", cfg.Socket)
+		}
+	} else {
+		base, err := checkURL(cfg.URL)
+		if err != nil {
+			return nil, err
+		}
+		c.base = base
+		transport.DialContext = (&net.Dialer{Timeout: 10 * time.Second}).DialContext
+		transport.TLSHandshakeTimeout = 10 * time.Second
+		transport.ForceAttemptHTTP2 = true
+		if transport.TLSClientConfig, err = tlsConfig(cfg); err != nil {
+			return nil, err
+		}
+	}
+	c.http = &http.Client{
+		Transport:     transport,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	return c, nil
+}
+
+// Close ends the connections that are idle.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+func checkURL(s string) (string, error) {
+	u, err := url.Parse(s)
+	if err != nil {
+		return "", fmt.Errorf("the server's URL can't be read: %w", err)
+	}
+	if u.Scheme != "https" || u.Host == "" || u.User != nil || strings.Trim(u.Path, "/") != "" || u.RawQuery != "" || u.Fragment != "" {
+		return "", fmt.Errorf("the server's URL %q must be https://host:port and nothing else", s)
+	}
+	return "https://" + u.Host, nil
+}
+
+func tlsConfig(cfg Config) (*tls.Config, error) {
+	if cfg.TLS != nil {
+		return cfg.TLS.Clone(), nil
+	}
+	roots, domain := cfg.Roots, cfg.TrustDomain
+	if cfg.Identity != nil {
+		if roots == nil {
+			roots = cfg.Identity.Pool()
+		}
+		if domain == "" {
+			domain = cfg.Identity.ID.TrustDomain()
+		}
+	}
+	if roots == nil {
+		return nil, errors.New("a client over TLS needs an identity or roots: the system's roots say nothing about this authority")
+	}
+	authority, err := countersign.NewAuthorityID(domain)
+	if err != nil {
+		return nil, fmt.Errorf("a client over TLS needs the authority's trust domain: %w", err)
+	}
+	config := &tls.Config{
+		MinVersion:       tls.VersionTLS13,
+		RootCAs:          roots,
+		VerifyConnection: func(state tls.ConnectionState) error { return VerifyAuthority(state, authority) },
+	}
+	if cfg.Identity != nil {
+		certificate := cfg.Identity.TLS()
+		config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &certificate, nil }
+	}
+	return config, nil
+}
+
+// VerifyAuthority tells why the peer is not the authority with the given ID. It is a check on top of the chain and the
+// host name, which crypto/tls verified before.
+func VerifyAuthority(state tls.ConnectionState, authority countersign.ID) error {
+	if len(state.PeerCertificates) == 0 || len(state.VerifiedChains) == 0 {
+		return errors.New("the server showed no certificate that could be verified")
+	}
+	uris := state.PeerCertificates[0].URIs
+	if len(uris) == 1 && uris[0].String() == authority.String() {
+		return nil
+	}
+	names := make([]string, 0, len(uris))
+	for _, uri := range uris {
+		names = append(names, uri.String())
+	}
+	slices.Sort(names)
+	return fmt.Errorf("the server is %q and not the authority %s", strings.Join(names, " "), authority)
+}
+
+// call is one request and what is expected back.
+type call struct {
+	method, path string
+	query        url.Values
+	body         any // []byte as it is, anything else as JSON; nil: none
+	mediaType    string
+	accept       string
+	header       http.Header
+	long         bool // takes as long as it takes: only the caller's context ends it
+}
+
+// do sends one call and decodes a JSON answer into out, unless out is nil.
+func (c *Client) do(ctx context.Context, rq call, out any) error {
+	body, err := c.bytes(ctx, rq)
+	if err != nil || out == nil {
+		return err
+	}
+	if err := json.Unmarshal(body, out); err != nil {
+		return fmt.Errorf("read the answer to %s %s: %w", rq.method, rq.path, err)
+	}
+	return nil
+}
+
+// bytes sends one call and gives the answer's body.
+func (c *Client) bytes(ctx context.Context, rq call) ([]byte, error) {
+	if !rq.long {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, c.timeout)
+		defer cancel()
+	}
+	response, err := c.send(ctx, rq)
+	if err != nil {
+		return nil, err
+	}
+	defer response.Body.Close()
+	return readBody(response, rq)
+}
+
+// send gives a successful response, whose body the caller closes.
+func (c *Client) send(ctx context.Context, rq call) (*http.Response, error) {
+	request, err := c.request(ctx, rq)
+	if err != nil {
+		return nil, err
+	}
+	response, err := c.http.Do(request)
+	if err != nil {
+		var wrapped *url.Error // its text repeats the URL, and with it the query
+		if errors.As(err, &wrapped) {
+			err = wrapped.Err
+		}
+		return nil, fmt.Errorf("%s %s: %w", rq.method, rq.path, err)
+	}
+	if response.StatusCode/100 != 2 {
+		defer response.Body.Close()
+		return nil, responseError(response, rq)
+	}
+	return response, nil
+}
+
+func (c *Client) request(ctx context.Context, rq call) (*http.Request, error) {
+	var body io.Reader
+	switch b := rq.body.(type) {
+	case nil:
+	case []byte:
+		body = bytes.NewReader(b)
+	default:
+		encoded, err := json.Marshal(b)
+		if err != nil {
+			return nil, fmt.Errorf("encode the body of %s %s: %w", rq.method, rq.path, err)
+		}
+		body, rq.mediaType = bytes.NewReader(encoded), wire.JSON
+	}
+	target := c.base + rq.path
+	if len(rq.query) > 0 {
+		target += "?" + rq.query.Encode()
+	}
+	request, err := http.NewRequestWithContext(ctx, rq.method, target, body)
+	if err != nil {
+		return nil, fmt.Errorf("%s %s: %w", rq.method, rq.path, err)
+	}
+	if rq.mediaType != "" {
+		request.Header.Set("Content-Type", rq.mediaType)
+	}
+	if rq.accept != "" {
+		request.Header.Set("Accept", rq.accept)
+	}
+	for name, values := range rq.header {
+		request.Header[name] = values
+	}
+	return request, nil
+}
+
+func readBody(response *http.Response, rq call) ([]byte, error) {
+	body, err := io.ReadAll(io.LimitReader(response.Body, maxResponse+1))
+	if err != nil {
+		return nil, fmt.Errorf("read the answer to %s %s: %w", rq.method, rq.path, err)
+	}
+	if len(body) > maxResponse {
+		return nil, fmt.Errorf("the answer to %s %s has over %d bytes", rq.method, rq.path, maxResponse)
+	}
+	return body, nil
+}

@@ -1,0 +1,97 @@
+package client
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/countersign/countersign"
+	"github.com/countersign/countersign/api/wire"
+)
+
+// APIError is an answer that is no success, from a route under /v1.
+type APIError struct {
+	Status     int
+	Problem    wire.Error    // zero but for Status when the answer was none of the daemon's
+	RetryAfter time.Duration // when it is worth asking again; 0: not said
+}
+
+// Error says what went wrong, with its code and, on a second line, what to do next.
+func (e *APIError) Error() string {
+	if e.Problem.Code == "" {
+		return fmt.Sprintf("the server answered %d %s, which is no answer of a Countersign daemon", e.Status, http.StatusText(e.Status))
+	}
+	text := e.Problem.Detail
+	if text == "" {
+		text = e.Problem.Title
+	}
+	return describe(text, e.Problem.Hint, e.Problem.Code, e.Problem.RequestID)
+}
+
+// Code is the daemon's code, "" when the answer was none of the daemon's.
+func (e *APIError) Code() countersign.Code { return e.Problem.Code }
+
+// OAuthError is an answer that is no success, from a route under /oauth2.
+type OAuthError struct {
+	Status     int
+	Body       wire.OAuthError
+	RetryAfter time.Duration
+}
+
+// Error says what went wrong, with the RFC 6749 error.
+func (e *OAuthError) Error() string {
+	return e.Body.Error + ": " + describe(e.Body.Description, "", e.Body.Code, e.Body.RequestID)
+}
+
+// Code is the daemon's code.
+func (e *OAuthError) Code() countersign.Code { return e.Body.Code }
+
+func describe(text, hint string, code countersign.Code, requestID string) string {
+	var b strings.Builder
+	b.WriteString(text)
+	if code != "" {
+		b.WriteString(" (" + string(code))
+		if requestID != "" {
+			b.WriteString(", request " + requestID)
+		}
+		b.WriteString(")")
+	}
+	if hint != "" {
+		b.WriteString("\n" + hint)
+	}
+	return b.String()
+}
+
+// responseError reads an error's body by its media type: a proxy's page is not mistaken for an answer of the daemon's.
+func responseError(response *http.Response, rq call) error {
+	body, err := io.ReadAll(io.LimitReader(response.Body, 1<<20))
+	if err != nil {
+		return fmt.Errorf("read the answer to %s %s (%s): %w", rq.method, rq.path, response.Status, err)
+	}
+	mediaType, _, _ := mime.ParseMediaType(response.Header.Get("Content-Type"))
+	after := retryAfter(response.Header)
+	if strings.HasPrefix(rq.path, "/oauth2/") && mediaType == wire.JSON {
+		e := &OAuthError{Status: response.StatusCode, RetryAfter: after}
+		if json.Unmarshal(body, &e.Body) == nil && e.Body.Error != "" {
+			return e
+		}
+	}
+	e := &APIError{Status: response.StatusCode, RetryAfter: after}
+	if mediaType != wire.Problem || json.Unmarshal(body, &e.Problem) != nil {
+		e.Problem = wire.Error{Status: response.StatusCode}
+	}
+	return e
+}
+
+func retryAfter(h http.Header) time.Duration {
+	seconds, err := strconv.Atoi(h.Get("Retry-After"))
+	if err != nil || seconds < 0 || seconds > 86400 {
+		return 0
+	}
+	return time.Duration(seconds) * time.Second
+}

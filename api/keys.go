@@ -1,0 +1,50 @@
+package api
+
+import (
+	"net/http"
+
+	"github.com/countersign/countersign/api/wire"
+	"github.com/countersign/countersign/storage/keyring"
+)
+
+// keys lists the public halves of all keys.
+func (s *Server) keys(rq *request) error {
+	now := s.Now()
+	out := wire.Keys{Keys: []wire.Key{}}
+	for _, purpose := range []keyring.Purpose{keyring.CA, keyring.Token, keyring.Audit} {
+		for _, k := range s.Keys.Keys(purpose) {
+			out.Keys = append(out.Keys, wire.Key{
+				ID: k.ID, Purpose: string(k.Purpose), Alg: k.Alg, State: k.State(now).String(),
+				Published: k.Published, SignsFrom: k.SignsFrom, SignsUntil: k.SignsUntil, VerifiesUntil: k.VerifiesUntil,
+			})
+		}
+	}
+	return rq.answer(http.StatusOK, out)
+}
+
+// rotate makes the next keys of a purpose. Signing with them at once breaks verifiers with old caches, so that needs
+// more than the schedule does.
+func (s *Server) rotate(rq *request) error {
+	var in wire.RotateRequest
+	if err := rq.decodeJSON(&in); err != nil {
+		return err
+	}
+	if in.Now {
+		if err := s.require(rq, authAdmin); err != nil {
+			return err
+		}
+	}
+	plan, err := s.Keys.Rotate(rq.Request().Context(), rq.caller, keyring.Purpose(rq.Param("purpose")),
+		keyring.RotateOptions{Now: in.Now, DryRun: in.DryRun})
+	if err != nil {
+		return err
+	}
+	out := wire.KeyPlan{At: plan.At, DryRun: in.DryRun, Keys: make([]wire.Key, 0, len(plan.Keys))}
+	for _, k := range plan.Keys {
+		out.Keys = append(out.Keys, wire.Key{
+			ID: k.ID, Purpose: string(k.Purpose), Alg: k.Alg, State: k.State, Published: k.Published, SignsFrom: k.SignsFrom,
+			SignsUntil: k.SignsUntil, VerifiesUntil: k.VerifiesUntil, New: k.New,
+		})
+	}
+	return rq.answer(http.StatusOK, out)
+}

@@ -1,0 +1,58 @@
+package api
+
+import (
+	"net/http"
+	"net/url"
+	"unicode/utf8"
+
+	"github.com/countersign/countersign"
+	"github.com/countersign/countersign/sts"
+)
+
+// maxPairs bounds a token request's parameters. An honest one has about ten.
+const maxPairs = 256
+
+// token is RFC 6749 3.2: who the client is was settled before; here the form is read, once, from the body alone.
+func (s *Server) token(rq *request) error {
+	if rq.Request().URL.RawQuery != "" || rq.Request().URL.ForceQuery {
+		return countersign.Errorf(countersign.CodeParameter, "parameters belong into the body, not into the URL (RFC 6749 3.2)")
+	}
+	form, err := parseForm(rq.body)
+	if err != nil {
+		return err
+	}
+	parsed, err := sts.ParseRequest(form)
+	if err != nil {
+		return err
+	}
+	response, err := s.STS.Token(rq.Request().Context(), rq.caller, parsed)
+	if err != nil {
+		return err
+	}
+	return rq.answer(http.StatusOK, response)
+}
+
+// parseForm reads a form; which parameters may stand in it, sts.ParseRequest judges.
+func parseForm(body []byte) (url.Values, error) {
+	pairs := 1
+	for _, b := range body {
+		if b == '&' {
+			pairs++
+		}
+	}
+	if pairs > maxPairs {
+		return nil, countersign.Errorf(countersign.CodeBody, "the form has over %d parameters", maxPairs)
+	}
+	form, err := url.ParseQuery(string(body))
+	if err != nil {
+		return nil, countersign.Errorf(countersign.CodeBody, "the body is no form")
+	}
+	for name, values := range form {
+		for _, text := range append([]string{name}, values...) {
+			if !utf8.ValidString(text) {
+				return nil, countersign.Errorf(countersign.CodeBody, "the form is no UTF-8")
+			}
+		}
+	}
+	return form, nil
+}

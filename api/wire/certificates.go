@@ -1,0 +1,96 @@
+package wire
+
+import (
+	"time"
+
+	"github.com/countersign/countersign"
+)
+
+// CertificateRequest is the body of POST /v1/certificates.
+type CertificateRequest struct {
+	CSR string               `json:"csr"`          // PEM; only its key and its signature count
+	TTL countersign.Duration `json:"ttl,omitzero"` // absent: what the policy gives
+}
+
+// Certificate is the answer to POST /v1/certificates and POST /v1/operators.
+type Certificate struct {
+	Certificate string         `json:"certificate"` // PEM, leaf first, then the intermediates
+	Roots       string         `json:"roots"`       // PEM of all roots
+	ID          countersign.ID `json:"id"`
+	Serial      string         `json:"serial"` // lower-case hex
+	NotBefore   time.Time      `json:"not_before"`
+	NotAfter    time.Time      `json:"not_after"`
+	RenewAfter  time.Time      `json:"renew_after"`  // renewing earlier is no use
+	RenewBefore time.Time      `json:"renew_before"` // renewing later is a risk
+}
+
+// CertificateRecord is what the inventory knows of one certificate.
+type CertificateRecord struct {
+	Serial      string         `json:"serial"`
+	ID          countersign.ID `json:"id"`
+	Kind        string         `json:"kind"`
+	State       string         `json:"state"` // valid, revoked or expired
+	NotBefore   time.Time      `json:"not_before"`
+	NotAfter    time.Time      `json:"not_after"`
+	IssuedAt    time.Time      `json:"issued_at"`
+	RevokedAt   time.Time      `json:"revoked_at,omitzero"`
+	Reason      string         `json:"reason,omitempty"` // an RFC 5280 5.3.1 name
+	KeyAlg      string         `json:"key_alg"`
+	SPKI        string         `json:"spki"`        // hex SHA-256 of the SubjectPublicKeyInfo
+	Fingerprint string         `json:"fingerprint"` // hex SHA-256 of the certificate
+	Issuer      string         `json:"issuer"`
+	IssuedTo    string         `json:"issued_to"` // the caller that asked, as the audit log shows it
+	PEM         string         `json:"pem"`
+}
+
+// Certificates is one page of the inventory.
+type Certificates struct {
+	Certificates []CertificateRecord `json:"certificates"`
+	Next         string              `json:"next,omitempty"` // the `after` of the next page; absent on the last one
+}
+
+// Revocation is the body of POST /v1/certificates/{serial}/revoke.
+type Revocation struct {
+	Reason string `json:"reason"` // an RFC 5280 5.3.1 name; "unspecified" is one
+}
+
+// JoinTokenRequest is the body of POST /v1/join-tokens.
+type JoinTokenRequest struct {
+	Service string               `json:"service"`
+	TTL     countersign.Duration `json:"ttl,omitzero"` // absent: 10 minutes
+}
+
+// JoinToken is the answer to POST /v1/join-tokens. Token and Join are secret, and shown this once.
+type JoinToken struct {
+	Join        string    `json:"join,omitempty"` // https://host:port#<token>.<fingerprint>, if the daemon knows its address
+	Token       string    `json:"token"`
+	ID          string    `json:"id"`
+	Fingerprint string    `json:"fingerprint"` // hex SHA-256 of the root
+	Service     string    `json:"service"`
+	ExpiresAt   time.Time `json:"expires_at"`
+}
+
+// OperatorRequest is the body of POST /v1/operators.
+type OperatorRequest struct {
+	Name string `json:"name"`
+	Role string `json:"role"` // viewer, operator or admin; not above the caller's own
+	CSR  string `json:"csr"`  // PEM
+}
+
+// Authority is the answer to GET /v1/authority.
+type Authority struct {
+	TrustDomain   string                 `json:"trust_domain"`
+	Roots         []AuthorityCertificate `json:"roots"`
+	Intermediates []AuthorityCertificate `json:"intermediates"`
+}
+
+// AuthorityCertificate describes one certificate of the authority itself.
+type AuthorityCertificate struct {
+	Subject     string    `json:"subject"`
+	Serial      string    `json:"serial"`
+	Fingerprint string    `json:"fingerprint"` // hex SHA-256 of the certificate
+	NotBefore   time.Time `json:"not_before"`
+	NotAfter    time.Time `json:"not_after"`
+	KeyID       string    `json:"key_id,omitempty"` // in the keyring
+	PEM         string    `json:"pem"`
+}

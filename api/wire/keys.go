@@ -1,0 +1,53 @@
+package wire
+
+import "time"
+
+// Keys is the answer to GET /v1/keys: public halves only, oldest first within a purpose.
+type Keys struct {
+	Keys []Key `json:"keys"`
+}
+
+// Key is one signing key on its way through pending, active, retired and expired.
+type Key struct {
+	ID            string    `json:"kid"` // RFC 7638 thumbprint
+	Purpose       string    `json:"purpose"`
+	Alg           string    `json:"alg"`
+	State         string    `json:"state"` // at the time of the answer
+	Published     time.Time `json:"published"`
+	SignsFrom     time.Time `json:"signs_from"`
+	SignsUntil    time.Time `json:"signs_until,omitzero"`    // absent: open
+	VerifiesUntil time.Time `json:"verifies_until,omitzero"` // absent: open
+	New           bool      `json:"new,omitempty"`           // made, or to be made, by this rotation
+}
+
+// RotateRequest is the body of POST /v1/keys/{purpose}/rotate.
+type RotateRequest struct {
+	Now    bool `json:"now,omitempty"` // sign at once; needs the role admin
+	DryRun bool `json:"dry_run,omitempty"`
+}
+
+// KeyPlan is the answer to POST /v1/keys/{purpose}/rotate: the timeline of all keys of the purpose.
+type KeyPlan struct {
+	At     time.Time `json:"at"`
+	DryRun bool      `json:"dry_run,omitempty"`
+	Keys   []Key     `json:"keys"`
+}
+
+// JWK is one key of the trust bundle (RFC 7517; SPIFFE Trust Domain and Bundle 4.2).
+type JWK struct {
+	Use string   `json:"use"` // x509-svid
+	Kty string   `json:"kty"`
+	Crv string   `json:"crv,omitempty"`
+	X   string   `json:"x,omitempty"`
+	Y   string   `json:"y,omitempty"`
+	N   string   `json:"n,omitempty"`
+	E   string   `json:"e,omitempty"`
+	X5C []string `json:"x5c"`
+}
+
+// Bundle is the answer to GET /v1/bundle: the trust domain's SPIFFE bundle.
+type Bundle struct {
+	Keys        []JWK `json:"keys"`
+	Sequence    int64 `json:"spiffe_sequence"`
+	RefreshHint int   `json:"spiffe_refresh_hint"` // seconds
+}
