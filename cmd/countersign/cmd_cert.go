@@ -1,0 +1,319 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"math/big"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/countersign/countersign"
+	"github.com/countersign/countersign/api/client"
+	"github.com/countersign/countersign/api/wire"
+)
+
+func (a *app) certCommand() *cobra.Command {
+	return group("cert", "certificates: renew, list, show, inspect, revoke",
+		a.certRenew(), a.certList(), a.certShow(), a.certInspect(), a.certRevoke())
+}
+
+func (a *app) certRenew() *cobra.Command {
+	var out, alg, ttl, password string
+	c := &cobra.Command{
+		Use: "renew --out DIR", Short: "renew the identity in a directory, with a new key",
+		Long: `Renews the identity in --out: makes a new key, proves the present identity by mTLS, and puts key and certificate in
+place at once, so that readers see the old pair or the new one.`,
+		Example: "  countersign cert renew --out /etc/orders/identity",
+		Args:    noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			lifetime, err := optionalDuration("--ttl", ttl)
+			if err != nil {
+				return err
+			}
+			return a.renew(cmd.Context(), out, renewal{alg: alg, ttl: lifetime, password: password})
+		},
+	}
+	c.Flags().StringVar(&out, "out", "", "the identity directory")
+	c.Flags().StringVar(&alg, "key", "P-256", "kind of the new key: P-256, P-384, Ed25519, RSA-2048, RSA-3072, RSA-4096")
+	c.Flags().StringVar(&ttl, "ttl", "", "lifetime to ask for (default: what the policy gives)")
+	c.Flags().StringVar(&password, "p12-password", "", "password of the PKCS#12 files (default changeit)")
+	return c
+}
+
+type renewal struct {
+	alg      string
+	ttl      time.Duration
+	password string
+}
+
+func (a *app) renew(ctx context.Context, out string, r renewal) error {
+	if out == "" {
+		return &failure{Exit: exitLocal, What: "which identity?", Next: "countersign cert renew --out DIR"}
+	}
+	c, old, err := a.connectAs(out)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	key, csr, err := newRequest(r.alg)
+	if err != nil {
+		return err
+	}
+	cert, err := c.Renew(ctx, wire.CertificateRequest{CSR: string(csr), TTL: countersign.Duration(r.ttl)})
+	if err != nil {
+		return err
+	}
+	if err := a.writeIdentity(out, key, cert, old.Server, r.password); err != nil {
+		return err
+	}
+	return a.showIdentity(out, cert)
+}
+
+func (a *app) certList() *cobra.Command {
+	var query client.CertificateQuery
+	c := &cobra.Command{
+		Use: "list", Short: "list the certificates that this authority issued", Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.withDaemon(func(c *client.Client) error {
+				page, err := c.Certificates(cmd.Context(), query)
+				if err != nil {
+					return err
+				}
+				if page.Next != "" {
+					a.say("there are more: --after %s", page.Next)
+				}
+				return a.show(page, func(w *tabwriter.Writer) {
+					row(w, "SERIAL", "ID", "STATE", "ISSUED", "EXPIRES", "KEY")
+					for _, r := range page.Certificates {
+						row(w, r.Serial, r.ID.String(), r.State, r.IssuedAt.UTC().Format(time.RFC3339), a.moment(r.NotAfter), r.KeyAlg)
+					}
+				})
+			})
+		},
+	}
+	c.Flags().StringVar(&query.Service, "service", "", "only of this service")
+	c.Flags().StringVar(&query.State, "state", "", "only valid, revoked or expired ones")
+	c.Flags().StringVar(&query.After, "after", "", "the next page")
+	c.Flags().IntVar(&query.Limit, "limit", 100, "how many: 1 to 1000")
+	return c
+}
+
+func (a *app) certShow() *cobra.Command {
+	return &cobra.Command{
+		Use: "show SERIAL", Short: "print the record of one certificate", Args: exactArgs("SERIAL"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.withDaemon(func(c *client.Client) error {
+				record, err := c.Certificate(cmd.Context(), args[0])
+				if err != nil {
+					return err
+				}
+				return a.show(record, func(w *tabwriter.Writer) { a.recordTable(w, record) })
+			})
+		},
+	}
+}
+
+func (a *app) recordTable(w *tabwriter.Writer, r wire.CertificateRecord) {
+	row(w, "serial", r.Serial)
+	row(w, "id", r.ID.String())
+	row(w, "state", r.State)
+	if r.State == "revoked" {
+		row(w, "revoked", a.moment(r.RevokedAt)+", "+r.Reason)
+	}
+	row(w, "issued", a.moment(r.IssuedAt)+" to "+r.IssuedTo)
+	row(w, "valid", r.NotBefore.UTC().Format(time.RFC3339)+" to "+a.moment(r.NotAfter))
+	row(w, "key", r.KeyAlg)
+	row(w, "key SHA-256", r.SPKI)
+	row(w, "SHA-256", r.Fingerprint)
+	row(w, "issuer", r.Issuer)
+	fmt.Fprint(w, r.PEM)
+}
+
+func (a *app) certRevoke() *cobra.Command {
+	var reason string
+	c := &cobra.Command{
+		Use: "revoke SERIAL --reason R", Short: "revoke a certificate at once: it is no client any more and can't renew",
+		Long: `Revokes a certificate at once: it is no client any more and can't renew, and its key is never certified again.
+
+Reasons (RFC 5280 5.3.1): unspecified, keyCompromise, affiliationChanged, superseded, cessationOfOperation,
+privilegeWithdrawn.`,
+		Example: "  countersign cert revoke 5f1c... --reason keyCompromise",
+		Args:    exactArgs("SERIAL"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if reason == "" {
+				return &failure{Exit: exitLocal, What: "why?", Why: "--reason is needed",
+					Next: "--reason keyCompromise, superseded, cessationOfOperation, privilegeWithdrawn, affiliationChanged or unspecified"}
+			}
+			return a.withDaemon(func(c *client.Client) error {
+				if err := c.Revoke(cmd.Context(), args[0], reason); err != nil {
+					return err
+				}
+				return a.show(map[string]string{"serial": args[0], "state": "revoked", "reason": reason}, func(w *tabwriter.Writer) {
+					fmt.Fprintf(w, "%s is revoked\n", args[0])
+				})
+			})
+		},
+	}
+	c.Flags().StringVar(&reason, "reason", "", "why (RFC 5280 5.3.1)")
+	return c
+}
+
+// inspected is a certificate as `cert inspect` shows it. Nothing of it is verified.
+type inspected struct {
+	Subject     string    `json:"subject"`
+	Issuer      string    `json:"issuer"`
+	Serial      string    `json:"serial"`
+	NotBefore   time.Time `json:"not_before"`
+	NotAfter    time.Time `json:"not_after"`
+	URIs        []string  `json:"uris,omitempty"`
+	DNS         []string  `json:"dns,omitempty"`
+	IPs         []string  `json:"ips,omitempty"`
+	CA          bool      `json:"ca"`
+	Key         string    `json:"key"`
+	Fingerprint string    `json:"fingerprint"`
+}
+
+func (a *app) certInspect() *cobra.Command {
+	return &cobra.Command{
+		Use: "inspect FILE", Short: "print what stands in a PEM file; verifies nothing", Args: exactArgs("FILE"),
+		RunE: func(_ *cobra.Command, args []string) error {
+			certs, err := readCertificates(args[0])
+			if err != nil {
+				return err
+			}
+			all := make([]inspected, len(certs))
+			for i, cert := range certs {
+				all[i] = inspect(cert)
+			}
+			a.say("nothing here is verified: this is what the file says")
+			return a.show(all, func(w *tabwriter.Writer) {
+				for i, c := range all {
+					if i > 0 {
+						fmt.Fprintln(w)
+					}
+					row(w, "subject", c.Subject)
+					row(w, "issuer", c.Issuer)
+					row(w, "serial", c.Serial)
+					row(w, "valid", c.NotBefore.UTC().Format(time.RFC3339)+" to "+a.moment(c.NotAfter))
+					row(w, "names", dash(strings.Join(append(append(c.URIs, c.DNS...), c.IPs...), " ")))
+					row(w, "key", c.Key)
+					row(w, "SHA-256", c.Fingerprint)
+				}
+			})
+		},
+	}
+}
+
+func inspect(cert *x509.Certificate) inspected {
+	sum := sha256.Sum256(cert.Raw)
+	i := inspected{
+		Subject: cert.Subject.String(), Issuer: cert.Issuer.String(), Serial: serialText(cert.SerialNumber),
+		NotBefore: cert.NotBefore, NotAfter: cert.NotAfter, DNS: cert.DNSNames, CA: cert.IsCA,
+		Key: cert.PublicKeyAlgorithm.String(), Fingerprint: hex.EncodeToString(sum[:]),
+	}
+	for _, u := range cert.URIs {
+		i.URIs = append(i.URIs, u.String())
+	}
+	for _, ip := range cert.IPAddresses {
+		i.IPs = append(i.IPs, ip.String())
+	}
+	return i
+}
+
+// serialText is the spelling of the inventory: 32 digits for our own serials of 128 bits.
+func serialText(n *big.Int) string {
+	if n.BitLen() > 64 && n.BitLen() <= 128 {
+		return fmt.Sprintf("%032x", n)
+	}
+	return n.Text(16)
+}
+
+func (a *app) caCommand() *cobra.Command {
+	return group("ca", "the authority's own certificates", a.caRoot(), a.caBundle(), a.caStatus())
+}
+
+func (a *app) caRoot() *cobra.Command {
+	var fingerprint bool
+	c := &cobra.Command{
+		Use: "root", Short: "print the root certificates as PEM", Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.withDaemon(func(c *client.Client) error {
+				body, err := c.RootsPEM(cmd.Context())
+				if err != nil {
+					return err
+				}
+				certs, err := parseCertificates(body)
+				if err != nil {
+					return err
+				}
+				shown := rootsShown{PEM: pemOf(certs...)}
+				for _, cert := range certs {
+					shown.Fingerprints = append(shown.Fingerprints, inspect(cert).Fingerprint)
+				}
+				return a.show(shown, func(w *tabwriter.Writer) {
+					if fingerprint {
+						fmt.Fprintln(w, strings.Join(shown.Fingerprints, "\n"))
+						return
+					}
+					fmt.Fprint(w, shown.PEM)
+				})
+			})
+		},
+	}
+	c.Flags().BoolVar(&fingerprint, "fingerprint", false, "print only the SHA-256 of each")
+	return c
+}
+
+type rootsShown struct {
+	PEM          string   `json:"pem"`
+	Fingerprints []string `json:"fingerprints"`
+}
+
+func (a *app) caBundle() *cobra.Command {
+	return &cobra.Command{
+		Use: "bundle", Short: "print the trust anchors as a SPIFFE bundle (JWKS)", Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.withDaemon(func(c *client.Client) error {
+				bundle, err := c.Bundle(cmd.Context())
+				if err != nil {
+					return err
+				}
+				return a.show(bundle, func(w *tabwriter.Writer) {
+					encoder := json.NewEncoder(w)
+					encoder.SetIndent("", "  ")
+					_ = encoder.Encode(bundle)
+				})
+			})
+		},
+	}
+}
+
+func (a *app) caStatus() *cobra.Command {
+	return &cobra.Command{
+		Use: "status", Short: "the root and the intermediate: fingerprints and times", Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return a.withDaemon(func(c *client.Client) error {
+				authority, err := c.Authority(cmd.Context())
+				if err != nil {
+					return err
+				}
+				return a.show(authority, func(w *tabwriter.Writer) {
+					row(w, "ROLE", "SUBJECT", "EXPIRES", "SHA-256")
+					for _, c := range authority.Roots {
+						row(w, "root", c.Subject, a.moment(c.NotAfter), c.Fingerprint)
+					}
+					for _, c := range authority.Intermediates {
+						row(w, "intermediate", c.Subject, a.moment(c.NotAfter), c.Fingerprint)
+					}
+				})
+			})
+		},
+	}
+}

@@ -1,0 +1,117 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/countersign/countersign"
+	"github.com/countersign/countersign/api/client"
+	"github.com/countersign/countersign/api/wire"
+)
+
+func (a *app) joinCommand() *cobra.Command {
+	var out, alg, ttl, password string
+	c := &cobra.Command{
+		Use:   "join STRING|- --out DIR",
+		Short: "enrol this service: make a key, prove the join token, get the first certificate",
+		Long: `Enrols a service. The key is made here and never leaves; the daemon is known by the fingerprint in the join string, and
+nothing is sent before that is verified. --out becomes an identity directory: PEM, PKCS#12 and JSON files.
+
+STRING is what "countersign join-token create" printed, in quotes; - reads it from standard input, and
+COUNTERSIGN_JOIN_FILE names a file with it (better than an argument: other users of a machine can read arguments).`,
+		Example: "  countersign join 'https://ca.internal:8443#...' --out /etc/orders/identity",
+		Args:    cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			lifetime, err := optionalDuration("--ttl", ttl)
+			if err != nil {
+				return err
+			}
+			text, err := a.joinText(args)
+			if err != nil {
+				return err
+			}
+			j, err := parseJoin(text)
+			if err != nil {
+				return &failure{Exit: exitLocal, What: "this is no join string", Why: err.Error(),
+					Next: "an operator makes one with `countersign join-token create SERVICE`"}
+			}
+			if out == "" {
+				return &failure{Exit: exitLocal, What: "where to?", Why: "--out names no directory", Next: "--out DIR"}
+			}
+			return a.join(cmd.Context(), j, out, renewal{alg: alg, ttl: lifetime, password: password})
+		},
+	}
+	c.Flags().StringVar(&out, "out", "", "identity directory to write")
+	c.Flags().StringVar(&alg, "key", "P-256", "kind of key: P-256, P-384, Ed25519, RSA-2048, RSA-3072, RSA-4096")
+	c.Flags().StringVar(&ttl, "ttl", "", "lifetime to ask for (default: what the policy gives)")
+	c.Flags().StringVar(&password, "p12-password", "", "password of the PKCS#12 files (default changeit)")
+	return c
+}
+
+func (a *app) joinText(args []string) (string, error) {
+	file := os.Getenv("COUNTERSIGN_JOIN_FILE")
+	switch {
+	case len(args) == 1 && args[0] == "-":
+		body, err := io.ReadAll(io.LimitReader(a.in, maxJoinString+1))
+		return strings.TrimSpace(string(body)), err
+	case len(args) == 1:
+		return args[0], nil
+	case file != "":
+		body, err := readFile(file, maxJoinString+1)
+		return strings.TrimSpace(string(body)), err
+	}
+	return "", &failure{Exit: exitLocal, What: "which join string?",
+		Next: "countersign join 'STRING' --out DIR, or - for standard input, or COUNTERSIGN_JOIN_FILE"}
+}
+
+func (a *app) join(ctx context.Context, j joinString, out string, r renewal) error {
+	if err := checkOut(out); err != nil {
+		return err
+	}
+	key, csr, err := newRequest(r.alg)
+	if err != nil {
+		return err
+	}
+	c, err := client.New(client.Config{URL: j.URL, TLS: pinnedConfig(j)})
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	cert, err := c.Join(ctx, j.Token, wire.CertificateRequest{CSR: string(csr), TTL: countersign.Duration(r.ttl)})
+	if errors.Is(err, errNotAuthority) {
+		return &failure{Exit: exitDenied, What: errNotAuthority.Error(), Why: err.Error() + "; nothing was sent", err: err,
+			Next: "check the address; if it is right, somebody may be in between: ask for a new token over another way"}
+	}
+	if err != nil {
+		return err
+	}
+	if err := pinnedRoots(cert, j); err != nil {
+		return err
+	}
+	if err := a.writeIdentity(out, key, cert, j.URL, r.password); err != nil {
+		return err
+	}
+	return a.showIdentity(out, cert)
+}
+
+// pinnedRoots demands that the roots of the answer hold the pinned one: the connection was verified by it, so anything
+// else would be a fault of the daemon's, and would lock the service out at its next call.
+func pinnedRoots(cert wire.Certificate, j joinString) error {
+	roots, err := parseCertificates([]byte(cert.Roots))
+	if err != nil {
+		return fmt.Errorf("the daemon's answer holds no roots: %w", err)
+	}
+	for _, root := range roots {
+		if sha256.Sum256(root.Raw) == j.Fingerprint {
+			return nil
+		}
+	}
+	return &failure{Exit: exitRemote, What: "the daemon's answer does not hold the root that made this token"}
+}

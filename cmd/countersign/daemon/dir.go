@@ -1,0 +1,103 @@
+package daemon
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"syscall"
+)
+
+// Dir is the daemon's directory. Its layout is fixed: scripts and documents rely on it.
+type Dir string
+
+// The parts of the directory.
+func (d Dir) config() string   { return filepath.Join(string(d), ConfigFile) }
+func (d Dir) database() string { return filepath.Join(string(d), "countersign.db") }
+func (d Dir) audit() string    { return filepath.Join(string(d), "audit") }
+func (d Dir) kek() string      { return filepath.Join(string(d), "kek") }
+func (d Dir) server() string   { return filepath.Join(string(d), "server") }
+
+// Root is the file with the root certificate, for clients that want a file.
+func (d Dir) Root() string { return filepath.Join(string(d), "root.pem") }
+
+// Operator is the identity directory of the operator that init makes.
+func (d Dir) Operator() string { return filepath.Join(string(d), "operators", FirstOperator) }
+
+// FirstOperator is the name of the operator that init makes, an admin.
+const FirstOperator = "admin"
+
+// ours are the names by which a directory is known to be taken.
+func (d Dir) ours() []string {
+	return []string{d.config(), d.database(), d.audit(), d.kek(), d.server(), d.Root(), filepath.Join(string(d), "operators")}
+}
+
+// taken is the first thing of ours in the directory, "" if there is none.
+func (d Dir) taken() (string, error) {
+	for _, path := range d.ours() {
+		if _, err := os.Lstat(path); err == nil {
+			return path, nil
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return "", err
+		}
+	}
+	return "", nil
+}
+
+// maxSocketPath leaves room below Linux's 107 bytes (unix(7), sun_path).
+const maxSocketPath = 100
+
+// Socket is the path of the admin socket: admin.sock in the directory, or, where that path is too long for the kernel,
+// a name made of its hash in the user's runtime directory. It creates nothing.
+func (d Dir) Socket() (string, error) {
+	abs, err := filepath.Abs(string(d))
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(abs, "admin.sock")
+	if len(path) <= maxSocketPath {
+		return path, nil
+	}
+	sum := sha256.Sum256([]byte(abs))
+	path = filepath.Join(runtimeDir(), hex.EncodeToString(sum[:8])+".sock")
+	if len(path) > maxSocketPath {
+		return "", fmt.Errorf("%s is too long for a socket path, and so is %s: set XDG_RUNTIME_DIR to a shorter one", abs, path)
+	}
+	return path, nil
+}
+
+// runtimeDir is where sockets go whose own directory is too deep.
+func runtimeDir() string {
+	for _, variable := range []string{"RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR"} {
+		if dir := os.Getenv(variable); filepath.IsAbs(dir) {
+			return filepath.Join(dir, "countersign")
+		}
+	}
+	return filepath.Join(os.TempDir(), "countersign-"+strconv.Itoa(os.Getuid()))
+}
+
+// prepareSocket makes the socket's directory where it is not the daemon's own, and refuses one that is not ours alone:
+// whoever can rename the socket can answer in the daemon's place.
+func prepareSocket(path string) error {
+	parent := filepath.Dir(path)
+	if err := os.MkdirAll(parent, 0o700); err != nil {
+		return err
+	}
+	info, err := os.Lstat(parent)
+	if err != nil {
+		return err
+	}
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	if !info.IsDir() || !ok || (int(stat.Uid) != os.Getuid() && stat.Uid != 0) || info.Mode().Perm()&0o022 != 0 {
+		return fmt.Errorf("%s must be a directory of ours that nobody else may write to", parent)
+	}
+	// A socket file that is left over from a daemon that was killed: the store's lock says that none is running.
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}

@@ -1,0 +1,130 @@
+package daemon
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"time"
+
+	"github.com/countersign/countersign/ca/identity"
+)
+
+// serverCertificate is what the public listener serves.
+type serverCertificate struct {
+	own      *tls.Certificate // leaf, intermediate, root: the chain ends with its root so that `join` can pin it
+	renewAt  time.Time
+	notAfter time.Time
+	public   *tls.Certificate // tls.cert, for its own names; nil if not configured
+}
+
+// loadServer reads the daemon's own identity from its directory, and the files for public names.
+func (p *parts) loadServer() error {
+	own, err := identity.Load(p.dir.server())
+	if err != nil {
+		return fmt.Errorf("read the daemon's own certificate: %w", err)
+	}
+	cert := own.TLS()
+	for _, root := range own.Roots {
+		cert.Certificate = append(slices.Clip(cert.Certificate), root.Raw)
+	}
+	next := &serverCertificate{own: &cert, notAfter: own.NotAfter, renewAt: own.NotBefore.Add(own.NotAfter.Sub(own.NotBefore) / 2)}
+	if !slices.Equal(certificateNames(own), slices.Sorted(slices.Values(p.cfg.DNS))) {
+		next.renewAt = time.Time{} // the configured names changed
+	}
+	if p.cfg.TLS.Cert != "" {
+		public, err := tls.LoadX509KeyPair(p.cfg.TLS.Cert, p.cfg.TLS.Key)
+		if err != nil {
+			return fmt.Errorf("read tls.cert and tls.key: %w", err)
+		}
+		next.public = &public
+	}
+	p.server.Store(next)
+	return nil
+}
+
+// certificateNames are the DNS names and addresses of an identity, sorted.
+func certificateNames(i *identity.Identity) []string {
+	names := slices.Clone(i.Chain[0].DNSNames)
+	for _, ip := range i.Chain[0].IPAddresses {
+		names = append(names, ip.String())
+	}
+	slices.Sort(names)
+	return names
+}
+
+// certificate chooses by the name that the client asks for: the public certificate for exactly its own names, the
+// daemon's own for all others.
+func (p *parts) certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
+	current := p.server.Load()
+	if current.public != nil && hello.ServerName != "" && hello.SupportsCertificate(current.public) == nil &&
+		current.public.Leaf.VerifyHostname(hello.ServerName) == nil && !slices.Contains(p.cfg.DNS, hello.ServerName) {
+		return current.public, nil
+	}
+	return current.own, nil
+}
+
+// ensureServer makes sure that there is a certificate to serve: the one on disk, renewed when it is time and possible.
+func (p *parts) ensureServer(ctx context.Context) error {
+	err := p.loadServer()
+	if err == nil && p.now().Before(p.server.Load().renewAt) {
+		return nil
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err // never replace a key that can't be read
+	}
+	missing := err != nil
+	if err := p.renewServer(ctx); err != nil {
+		if missing {
+			return err
+		}
+		p.log.Warn("the daemon's own certificate can't be renewed yet", "err", err, "not_after", p.server.Load().notAfter)
+	}
+	return nil
+}
+
+// renewServer issues the daemon's own certificate with a new key, and serves it.
+func (p *parts) renewServer(ctx context.Context) error {
+	key, err := identity.NewKey("P-256")
+	if err != nil {
+		return err
+	}
+	csr, err := identity.CSR(key)
+	if err != nil {
+		return err
+	}
+	cert, err := p.ca.IssueServer(ctx, csr)
+	if err != nil {
+		return err
+	}
+	err = identity.Write(p.dir.server(), identity.Bundle{Key: key, Chain: cert.Chain, Roots: p.ca.Roots(), Server: p.serverURL()})
+	if err != nil {
+		return err
+	}
+	p.log.Info("the daemon's own certificate is issued", "serial", cert.Serial, "not_after", cert.NotAfter)
+	return p.loadServer()
+}
+
+// keepServer renews the daemon's own certificate in time. It looks at the wall clock every 30 s, so that a machine that
+// slept is noticed.
+func (p *parts) keepServer(ctx context.Context) error {
+	tick := time.NewTicker(serverCheck)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		if p.now().Before(p.server.Load().renewAt) || p.keys.Sealed() {
+			continue
+		}
+		if err := p.renewServer(ctx); err != nil && ctx.Err() == nil {
+			p.log.Error("renew the daemon's own certificate", "err", err, "not_after", p.server.Load().notAfter)
+		}
+	}
+}
+
+const serverCheck = 30 * time.Second

@@ -1,0 +1,164 @@
+// Command countersign is the daemon, its command line and its demo in one binary.
+//
+// It never decides anything that the daemon decides: commands read flags and files, call the API, and show the answer.
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+// version is set by the linker.
+var version = "" //nolint:gochecknoglobals // the linker can set nothing else
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// run is main without the process: what the tests call. It returns the exit code of interfaces.md.
+func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	a := &app{in: stdin, out: stdout, err: stderr, environ: os.Environ()}
+	root := a.command()
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return exitOK
+	}
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		return exitInterrupted
+	}
+	return a.fail(err)
+}
+
+// app is one run of the command line.
+type app struct {
+	in       io.Reader
+	out, err io.Writer
+	environ  []string
+
+	dir      string // --dir
+	server   string // --server
+	identity string // --identity
+	rootFile string // --root
+	output   string // -o
+	quiet    bool   // --quiet
+}
+
+const defaultDir = "./countersign-data"
+
+func (a *app) command() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "countersign",
+		Short: "An internal certificate authority and token service in one daemon",
+		Long: `Countersign gives every service an identity (short-lived certificates for mTLS) and every request a chain of
+custody (OAuth 2.0 token exchange, RFC 8693): at each hop a token for one service, with less authority than before.
+
+New here?  countersign demo     shows a whole chain on this machine, in under 30 seconds
+           countersign dev      starts a daemon on loopback and says what to type next`,
+		Version:           versionText(),
+		SilenceErrors:     true,
+		SilenceUsage:      true,
+		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: false},
+		PersistentPreRunE: a.checkGlobals,
+	}
+	helpOnly(root)
+	root.SetOut(a.out)
+	root.SetErr(a.err)
+	root.SetIn(a.in)
+	root.SetVersionTemplate("{{.Version}}\n")
+	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return usageError(cmd, err) })
+	flags := root.PersistentFlags()
+	flags.StringVar(&a.dir, "dir", a.env("DIR", defaultDir), "the daemon's directory (COUNTERSIGN_DIR)")
+	flags.StringVar(&a.server, "server", a.env("SERVER", ""), "URL of a remote daemon; goes with --identity (COUNTERSIGN_SERVER)")
+	flags.StringVar(&a.identity, "identity", a.env("IDENTITY", ""), "identity directory to authenticate with (COUNTERSIGN_IDENTITY)")
+	flags.StringVar(&a.rootFile, "root", a.env("ROOT", ""), "PEM file with the authority's roots; default: those of --identity (COUNTERSIGN_ROOT)")
+	flags.StringVarP(&a.output, "output", "o", "table", "table, json or yaml")
+	flags.BoolVar(&a.quiet, "quiet", false, "no prose on standard error")
+	root.AddGroup(
+		&cobra.Group{ID: "start", Title: "Start:"},
+		&cobra.Group{ID: "service", Title: "For a service:"},
+		&cobra.Group{ID: "operate", Title: "For an operator:"},
+	)
+	root.AddCommand(a.startCommands()...)
+	root.AddCommand(a.serviceCommands()...)
+	root.AddCommand(a.operatorCommands()...)
+	return root
+}
+
+func (a *app) startCommands() []*cobra.Command {
+	return grouped("start", a.initCommand(), a.serveCommand(), a.devCommand(), a.demoCommand(), a.configCommand())
+}
+
+func (a *app) serviceCommands() []*cobra.Command {
+	return grouped("service", a.joinCommand(), a.certCommand(), a.tokenCommand(), a.caCommand())
+}
+
+func (a *app) operatorCommands() []*cobra.Command {
+	return grouped("operate", a.policyCommand(), a.serviceCommand(), a.joinTokenCommand(), a.keyCommand(), a.auditCommand(),
+		a.operatorCommand(), a.statusCommand())
+}
+
+func grouped(id string, commands ...*cobra.Command) []*cobra.Command {
+	for _, c := range commands {
+		c.GroupID = id
+	}
+	return commands
+}
+
+// group is a command that only holds others: alone it shows them, with an unknown one it says so.
+func group(use, short string, commands ...*cobra.Command) *cobra.Command {
+	c := &cobra.Command{Use: use, Short: short}
+	helpOnly(c)
+	c.AddCommand(commands...)
+	return c
+}
+
+func helpOnly(c *cobra.Command) {
+	c.Args = func(cmd *cobra.Command, args []string) error {
+		if len(args) > 0 {
+			return unknownCommand(cmd, args[0])
+		}
+		return nil
+	}
+	c.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+}
+
+func (a *app) env(name, fallback string) string {
+	if value := os.Getenv("COUNTERSIGN_" + name); value != "" {
+		return value
+	}
+	return fallback
+}
+
+// knownVariables are the COUNTERSIGN_ variables that are no configuration of the daemon.
+func knownVariables() []string {
+	return []string{"COUNTERSIGN_DIR", "COUNTERSIGN_SERVER", "COUNTERSIGN_IDENTITY", "COUNTERSIGN_ROOT", "COUNTERSIGN_JOIN_FILE"}
+}
+
+func (a *app) checkGlobals(*cobra.Command, []string) error {
+	switch a.output {
+	case "table", "json", "yaml":
+		return nil
+	}
+	return &failure{Exit: exitLocal, What: "unknown output format " + quoted(a.output), Next: "use -o table, -o json or -o yaml"}
+}
+
+func versionText() string {
+	if version != "" {
+		return version
+	}
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" {
+		return info.Main.Version
+	}
+	return "unknown"
+}

@@ -1,0 +1,191 @@
+package main
+
+import (
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/hex"
+	"errors"
+	"io"
+	"math/big"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+func TestParseJoin(t *testing.T) {
+	fingerprint := strings.Repeat("0a", 32)
+	good := "https://ca.internal:8443#abc234." + fingerprint
+	j, err := parseJoin(good)
+	if err != nil || j.URL != "https://ca.internal:8443" || j.Host != "ca.internal" || j.Token != "abc234" || hex.EncodeToString(j.Fingerprint[:]) != fingerprint {
+		t.Fatalf("got %+v, %v", j, err)
+	}
+	if j, err := parseJoin("https://[::1]:8443#abc." + fingerprint); err != nil || j.Host != "::1" {
+		t.Errorf("an IPv6 address: %+v, %v", j, err)
+	}
+	for name, s := range map[string]string{
+		"empty":               "",
+		"no fragment":         "https://ca.internal:8443",
+		"no TLS":              strings.Replace(good, "https", "http", 1),
+		"a path":              "https://ca.internal:8443/x#abc." + fingerprint,
+		"a query":             "https://ca.internal:8443?x#abc." + fingerprint,
+		"a user":              "https://u@ca.internal:8443#abc." + fingerprint,
+		"no host":             "https://:8443#abc." + fingerprint,
+		"no token":            "https://ca.internal:8443#." + fingerprint,
+		"no fingerprint":      "https://ca.internal:8443#abc",
+		"short fingerprint":   good[:len(good)-1],
+		"upper fingerprint":   "https://ca.internal:8443#abc." + strings.ToUpper(fingerprint),
+		"token of other text": "https://ca.internal:8443#abc%0d%0a." + fingerprint,
+		"too long":            "https://ca.internal:8443#" + strings.Repeat("a", maxJoinString) + "." + fingerprint,
+	} {
+		if _, err := parseJoin(s); err == nil {
+			t.Errorf("%s: %q is read", name, s)
+		} else if strings.Contains(err.Error(), "abc") {
+			t.Errorf("%s: the error holds the token: %v", name, err)
+		}
+	}
+}
+
+func FuzzParseJoin(f *testing.F) {
+	f.Add("https://ca.internal:8443#abc." + strings.Repeat("0a", 32))
+	f.Add("https://[::1]#a." + strings.Repeat("ff", 32))
+	f.Add("#.")
+	f.Fuzz(func(t *testing.T, s string) {
+		j, err := parseJoin(s)
+		if err != nil {
+			return
+		}
+		again, err := parseJoin(j.URL + "#" + j.Token + "." + hex.EncodeToString(j.Fingerprint[:]))
+		if err != nil || again != j {
+			t.Errorf("%q reads as %+v, which reads as %+v, %v", s, j, again, err)
+		}
+	})
+}
+
+// testCert makes a certificate; a nil parent makes it self-signed.
+func testCert(t *testing.T, template x509.Certificate, parent *x509.Certificate, parentKey crypto.Signer) (*x509.Certificate, crypto.Signer) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template.SerialNumber = big.NewInt(time.Now().UnixNano())
+	template.NotBefore = time.Now().Add(-time.Hour)
+	if template.NotAfter.IsZero() {
+		template.NotAfter = time.Now().Add(time.Hour)
+	}
+	template.BasicConstraintsValid = true
+	if parent == nil {
+		parent, parentKey = &template, key
+	}
+	der, err := x509.CreateCertificate(rand.Reader, &template, parent, key.Public(), parentKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cert, key
+}
+
+func uri(t *testing.T, s string) []*url.URL {
+	t.Helper()
+	u, err := url.Parse(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return []*url.URL{u}
+}
+
+// A man in the middle at join: whatever he shows, he is not the authority that made the token, and he gets nothing.
+func TestJoinManInTheMiddle(t *testing.T) {
+	ca := x509.Certificate{IsCA: true, KeyUsage: x509.KeyUsageCertSign}
+	ca.Subject = pkix.Name{CommonName: "root"}
+	root, rootKey := testCert(t, ca, nil, nil)
+	otherRoot, otherKey := testCert(t, ca, nil, nil)
+	leafTemplate := func(id string, change func(*x509.Certificate)) x509.Certificate {
+		c := x509.Certificate{
+			Subject: pkix.Name{CommonName: "x"}, DNSNames: []string{"localhost"}, URIs: uri(t, id),
+			ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}, KeyUsage: x509.KeyUsageDigitalSignature,
+		}
+		if change != nil {
+			change(&c)
+		}
+		return c
+	}
+	const authority = "spiffe://shop.internal/countersign"
+	for name, c := range map[string]struct {
+		leaf      x509.Certificate
+		root      *x509.Certificate // that signs the leaf
+		key       crypto.Signer
+		chainRoot *x509.Certificate // at the chain's end
+		good      bool
+	}{
+		"the authority itself":           {leafTemplate(authority, nil), root, rootKey, root, true},
+		"another root":                   {leafTemplate(authority, nil), otherRoot, otherKey, otherRoot, false},
+		"our root behind another's leaf": {leafTemplate(authority, nil), otherRoot, otherKey, root, false},
+		"a service of the same root":     {leafTemplate("spiffe://shop.internal/orders", nil), root, rootKey, root, false},
+		"an operator of the same root":   {leafTemplate("spiffe://shop.internal/operator/ana", nil), root, rootKey, root, false},
+		"another host":                   {leafTemplate(authority, func(c *x509.Certificate) { c.DNSNames = []string{"other"} }), root, rootKey, root, false},
+		"a client certificate": {leafTemplate(authority, func(c *x509.Certificate) {
+			c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
+		}), root, rootKey, root, false},
+		"an expired certificate": {leafTemplate(authority, func(c *x509.Certificate) {
+			c.NotAfter = time.Now().Add(-time.Minute)
+		}), root, rootKey, root, false},
+		"no URI": {leafTemplate(authority, func(c *x509.Certificate) { c.URIs = nil }), root, rootKey, root, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			leaf, key := testCert(t, c.leaf, c.root, c.key)
+			requests, address := listenAs(t, tls.Certificate{Certificate: [][]byte{leaf.Raw, c.chainRoot.Raw}, PrivateKey: key})
+			_, port, err := net.SplitHostPort(address)
+			if err != nil {
+				t.Fatal(err)
+			}
+			j := joinString{URL: "https://localhost:" + port, Host: "localhost", Token: "secrettoken", Fingerprint: sha256.Sum256(root.Raw)}
+			a := &app{out: io.Discard, err: io.Discard, output: "table"}
+			err = a.join(context.Background(), j, filepath.Join(t.TempDir(), "id"), renewal{alg: "P-256"})
+			if c.good {
+				if requests.Load() != 1 { // it answers no certificate, but it was asked
+					t.Errorf("the authority got %d requests: %v", requests.Load(), err)
+				}
+				return
+			}
+			if requests.Load() != 0 {
+				t.Error("something was sent")
+			}
+			var f *failure
+			if !errors.As(err, &f) || f.What != errNotAuthority.Error() || f.Exit != exitDenied {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+}
+
+// listenAs is a TLS server that counts the requests that reach it.
+func listenAs(t *testing.T, cert tls.Certificate) (*atomic.Int32, string) {
+	t.Helper()
+	var requests atomic.Int32
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		requests.Add(1)
+		http.Error(w, "no", http.StatusTeapot)
+	}))
+	server.TLS = &tls.Config{Certificates: []tls.Certificate{cert}}
+	server.Config.ErrorLog = nil
+	server.StartTLS()
+	t.Cleanup(server.Close)
+	return &requests, server.Listener.Addr().String()
+}
