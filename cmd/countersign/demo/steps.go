@@ -217,7 +217,7 @@ func (d *demo) deny(ctx context.Context) error {
 	if found.Code != "CS3021" {
 		return fmt.Errorf("the denial has the code %q instead of CS3021", found.Code)
 	}
-	d.line("answer", "invalid_target; the client is told no more. The operator reads in the audit log (%s):", found.Code)
+	d.line("answer", "invalid_target, and a request id. With that the operator finds the whole decision (%s) in the audit log:", found.Code)
 	for _, step := range found.Detail.Steps {
 		verdict := "ok"
 		if !step.OK {

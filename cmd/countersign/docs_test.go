@@ -1,0 +1,194 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/countersign/countersign/cmd/countersign/daemon"
+)
+
+// block is a fenced code block of a document.
+type block struct {
+	language string
+	line     int
+	text     string
+}
+
+func blocks(t *testing.T, path string) []block {
+	t.Helper()
+	body, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []block
+	var open *block
+	for n, line := range strings.Split(string(body), "\n") {
+		language, fence := strings.CutPrefix(line, "```")
+		switch {
+		case fence && open == nil:
+			open = &block{language: language, line: n + 1}
+		case fence:
+			all = append(all, *open)
+			open = nil
+		case open != nil:
+			open.text += line + "\n"
+		}
+	}
+	return all
+}
+
+// transcript is one command of a console block with what it must print; … stands for anything within a line, and alone
+// on a line for any lines.
+type transcript struct {
+	line          int
+	command, want string
+}
+
+// session makes one bash script of a document's blocks: sh blocks as they are, and of console blocks the commands, with
+// what they print in files.
+func session(t *testing.T, all []block) (script string, transcripts []transcript) {
+	t.Helper()
+	var b strings.Builder
+	b.WriteString("set -euo pipefail\nshopt -s expand_aliases\n")
+	for _, block := range all {
+		switch block.language {
+		case "sh":
+			b.WriteString(block.text)
+		case "console":
+			for n, line := range strings.Split(strings.TrimSuffix(block.text, "\n"), "\n") {
+				if command, ok := strings.CutPrefix(line, "$ "); ok {
+					fmt.Fprintf(&b, "{ %s\n} > \"$OUT/%d\" 2>&1 || true\n", command, len(transcripts))
+					transcripts = append(transcripts, transcript{line: block.line + 1 + n, command: command})
+					continue
+				}
+				transcripts[len(transcripts)-1].want += line + "\n"
+			}
+		default:
+			t.Errorf("line %d: a code block of language %q is executed by nothing", block.line, block.language)
+		}
+	}
+	return b.String(), transcripts
+}
+
+func (tr transcript) pattern() *regexp.Regexp {
+	var b strings.Builder
+	b.WriteString(`(?m)\A`)
+	for line := range strings.SplitSeq(strings.TrimSuffix(tr.want, "\n"), "\n") {
+		if line == "…" {
+			b.WriteString(`(?:.*\n)*?`)
+			continue
+		}
+		b.WriteString(strings.ReplaceAll(regexp.QuoteMeta(strings.TrimRight(line, " ")), "…", `.*`) + " *\n")
+	}
+	b.WriteString(`\z`)
+	return regexp.MustCompile(b.String())
+}
+
+// TestREADME types what the README says, in its order, in a directory of its own, as a newcomer would.
+func TestREADME(t *testing.T) {
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	script, transcripts := session(t, blocks(t, filepath.Join(root, "README.md")))
+	work, out := t.TempDir(), t.TempDir()
+	if err := os.MkdirAll(filepath.Join(work, "bin"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(plainBinary(t), filepath.Join(work, "bin", "countersign")); err != nil {
+		t.Fatal(err)
+	}
+	issuer, err := newIDP()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(issuer.Close)
+	user, err := issuer.token()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(filepath.Join(work, "try"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(work, "try", "user.jwt"), []byte(user+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, port := range []string{"8443", "8444"} { // others may use them on this machine
+		address, err := freeLoopback()
+		if err != nil {
+			t.Fatal(err)
+		}
+		script = strings.ReplaceAll(script, ":"+port, address[strings.LastIndexByte(address, ':'):])
+	}
+	// make builds into the source tree and would run this very test: here it is enough that the targets exist.
+	script = regexp.MustCompile(`(?m)^make `).ReplaceAllString(script, "make -n -C "+root+" ")
+	runSession(t, work, script, "IDP="+issuer.URL, "OUT="+out)
+	for n, tr := range transcripts {
+		got, err := os.ReadFile(filepath.Join(out, fmt.Sprint(n)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !tr.pattern().Match(got) {
+			t.Errorf("README.md:%d: `%s` printed\n%s", tr.line, tr.command, got)
+		}
+	}
+}
+
+// runSession runs a script in a process group of its own, and ends all that it started.
+func runSession(t *testing.T, dir, script string, env ...string) {
+	t.Helper()
+	cmd := exec.Command("bash", "-c", script)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), env...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.WaitDelay = 10 * time.Second
+	log, err := os.Create(filepath.Join(t.TempDir(), "log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	cmd.Stdout, cmd.Stderr = log, log // a file: the background daemon would hold a pipe open
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	err = cmd.Wait()
+	_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM)
+	if err != nil {
+		body, _ := os.ReadFile(log.Name())
+		t.Fatalf("%v\n%s", err, body)
+	}
+}
+
+// Every other document has no code block that nothing executes, and names every key of the configuration.
+func TestDocuments(t *testing.T) {
+	paths, err := filepath.Glob("../../docs/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	adrs, err := filepath.Glob("../../docs/adr/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range slices.Concat(paths, adrs) {
+		if found := blocks(t, path); len(found) > 0 {
+			t.Errorf("%s:%d: this code block is executed by nothing", path, found[0].line)
+		}
+	}
+	operations, err := os.ReadFile("../../docs/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range daemon.Keys() {
+		if !strings.Contains(string(operations), "`"+key+"`") {
+			t.Errorf("docs/operations.md does not explain %s", key)
+		}
+	}
+}
