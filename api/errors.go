@@ -171,7 +171,11 @@ func oauthBody(e *countersign.Error, id string) wire.OAuthError {
 		body.Error = "invalid_request"
 	}
 	if e.Kind != countersign.Internal {
-		body.Description = description(e.Msg, e.Hint)
+		hint := e.Hint
+		if e.Kind == countersign.Denied { // it tells of the call graph and of how to change it: that is for operators
+			hint = ""
+		}
+		body.Description = description(e.Msg, hint)
 	}
 	return body
 }
