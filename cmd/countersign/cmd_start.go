@@ -144,7 +144,8 @@ daemon with real keys; only the addresses say "dev".`,
 			_, err := os.Lstat(filepath.Join(a.dir, daemon.ConfigFile))
 			if errors.Is(err, fs.ErrNotExist) {
 				_, err = daemon.Init(cmd.Context(), daemon.InitOptions{
-					Dir: daemon.Dir(a.dir), Domain: "dev.internal", Listen: "127.0.0.1:8443", Version: versionText(),
+					Dir: daemon.Dir(a.dir), Domain: "dev.internal", Version: versionText(),
+					Listen: a.env("LISTEN", "127.0.0.1:8443"), OpsListen: a.env("OPS_LISTEN", ""),
 				})
 			}
 			if err != nil {
@@ -162,21 +163,26 @@ func (a *app) devHelp(d *daemon.Daemon) string {
 		dir = " --dir " + a.dir
 	}
 	policy := filepath.Join(a.dir, "policy.yaml")
-	return strings.NewReplacer("{dir}", dir, "{policy}", policy, "{root}", daemon.Dir(a.dir).Root(), "{public}", d.Addr("public").String()).Replace(`
-Countersign listens on https://{public}. In another terminal:
+	command := "countersign"
+	if strings.ContainsRune(os.Args[0], filepath.Separator) {
+		command = os.Args[0] // it is not on the PATH, or was not found there
+	}
+	return strings.NewReplacer("{dir}", dir, "{policy}", policy, "{root}", daemon.Dir(a.dir).Root(),
+		"{public}", d.Addr("public").String(), "countersign{}", command).Replace(`
+Countersign listens on https://{public}. Type in another terminal, in this directory:
 
-  cat > {policy} <<'END'
-  trust_domain: dev.internal
-  services: [{name: reports}, {name: orders, dns: [orders.dev.internal]}]
-  calls: [{from: reports, to: orders, scopes: [orders:read], machine: [orders:read]}]
-  END
-  countersign{dir} policy apply {policy}
-  countersign{dir} join "$(countersign{dir} join-token create reports)" --out ./reports
-  countersign token request --identity ./reports --audience orders > token
-  countersign token verify token --audience orders --identity ./reports
-  countersign{dir} audit tail
+cat > {policy} <<'END'
+trust_domain: dev.internal
+services: [{name: reports}, {name: orders, dns: [orders.dev.internal]}]
+calls: [{from: reports, to: orders, scopes: [orders:read], machine: [orders:read]}]
+END
+countersign{}{dir} policy apply {policy}
+countersign{}{dir} join "$(countersign{}{dir} join-token create reports)" --out ./reports
+countersign{} token request --identity ./reports --audience orders > token
+countersign{} token verify token --audience orders --identity ./reports
+countersign{}{dir} audit tail
 
-Ctrl-C stops it; {root} is its root certificate.
+Ctrl-C stops the daemon; {root} is its root certificate.
 `)
 }
 

@@ -106,7 +106,24 @@ func TestDemo(t *testing.T) {
 	if err != nil || len(left) > 0 {
 		t.Errorf("left behind: %v, %v", left, err)
 	}
-	if out, _ := exec.Command("pgrep", "-f", tmp).Output(); len(out) > 0 {
-		t.Errorf("processes left behind: %s", out)
+	if found := processes(t, tmp); len(found) > 0 {
+		t.Errorf("processes left behind: %q", found)
 	}
+}
+
+// processes are the command lines of this machine's processes that hold text.
+func processes(t *testing.T, text string) []string {
+	t.Helper()
+	paths, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil || len(paths) == 0 {
+		t.Fatalf("no processes are seen: %v", err)
+	}
+	var found []string
+	for _, path := range paths {
+		line, err := os.ReadFile(path)
+		if err == nil && bytes.Contains(line, []byte(text)) {
+			found = append(found, string(line))
+		}
+	}
+	return found
 }
