@@ -127,7 +127,11 @@ func explain(err error) *failure {
 func explainDomain(err error) *failure {
 	var domain *countersign.Error
 	if errors.As(err, &domain) {
-		return &failure{Exit: exitOf(domain.Kind), What: err.Error(), Next: domain.Hint, Code: domain.Code}
+		f := &failure{Exit: exitOf(domain.Kind), What: err.Error(), Next: domain.Hint, Code: domain.Code}
+		if f.Next == "" {
+			f.Next = domain.Code.Info().Next
+		}
+		return f
 	}
 	return &failure{Exit: exitLocal, What: err.Error()}
 }
@@ -156,7 +160,11 @@ func explainAPI(e *client.APIError) *failure {
 		f.What = p.Title
 	}
 	if p.Code != "" {
-		f.Exit = exitOf(p.Code.Info().Kind)
+		info := p.Code.Info()
+		f.Exit = exitOf(info.Kind)
+		if f.Next == "" {
+			f.Next = info.Next
+		}
 	}
 	for _, fault := range p.Faults {
 		f.Details = append(f.Details, faultText("", fault))
