@@ -26,10 +26,11 @@ run: build ## build, then run the main job on loopback: a whole chain, in under 
 	@printf '\nTo start the daemon for yourself:\n\n  bin/countersign dev\n\n'
 
 .PHONY: test
-test: go ## everything that decides green: lint, race tests, plain-build tests
+test: go ## everything that decides green: lint, all tests under -race, each fuzz target for 10 s
 	@sh scripts/test-deps.sh
 	@$(MAKE) --no-print-directory lint
 	CGO_ENABLED=1 go test -race -shuffle=on -timeout 20m $(PKGS)
+	@sh scripts/fuzz.sh 10s
 
 .PHONY: lint
 lint: go tools ## gofmt, go vet, staticcheck
@@ -46,8 +47,9 @@ vuln: go tools ## govulncheck, where its database can be reached
 	@sh scripts/vuln.sh
 
 .PHONY: fuzz
-fuzz: go ## each fuzz target for FUZZTIME (30s)
+fuzz: go ## each fuzz target for FUZZTIME (30s); then keep what was found in testdata/fuzz
 	@sh scripts/fuzz.sh $(FUZZTIME)
+	@sh scripts/corpus.sh
 
 .PHONY: bench
 bench: go ## Go benchmarks

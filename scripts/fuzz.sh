@@ -1,12 +1,13 @@
 #!/bin/sh
-# Runs each fuzz target of the module for the given time, one after the other.
+# Runs each fuzz target of the module for the given time, two at a time, one worker each. What a run finds is kept by
+# Go's cache; what breaks a target is written to its testdata/fuzz and belongs into the repository.
 set -eu
 time=${1:-30s}
 export CGO_ENABLED=0
-grep -rl --include='*_test.go' '^func Fuzz' . | while read -r file; do
-	dir=$(dirname "$file")
-	sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\)(.*/\1/p' "$file" | while read -r target; do
-		echo "fuzz $dir $target $time"
-		go test "$dir" -run '^$' -fuzz "^$target\$" -fuzztime "$time" </dev/null
-	done
-done
+grep -r --include='*_test.go' '^func Fuzz' . |
+	sed 's#^\(.*\)/[^/]*_test\.go:func \(Fuzz[A-Za-z0-9_]*\)(.*#\1 \2#' | sort |
+	xargs -P 2 -L 1 sh -c 'go test "$1" -run "^\$" -fuzz "^$2\$" -fuzztime "$0" -parallel 1 </dev/null >"${TMPDIR:-/tmp}/fuzz.$$" 2>&1
+		status=$?
+		[ $status -eq 0 ] && tail -n 1 "${TMPDIR:-/tmp}/fuzz.$$" || cat "${TMPDIR:-/tmp}/fuzz.$$"
+		rm -f "${TMPDIR:-/tmp}/fuzz.$$"
+		exit $status' "$time"
