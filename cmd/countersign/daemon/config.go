@@ -116,10 +116,11 @@ func Defaults() Config {
 
 // Range says what a duration, size or number of the configuration may be.
 type Range struct {
-	Key      string `json:"key"`
-	Min, Max string
-	Why      string `json:"why"`
-	check    func(Config) bool
+	Key   string `json:"key"`
+	Min   string `json:"min"`
+	Max   string `json:"max"`
+	Why   string `json:"why"`
+	check func(Config) bool
 }
 
 func durationRange(key string, lo, hi time.Duration, get func(Config) Duration, why string) Range {

@@ -30,10 +30,11 @@ const (
 
 // Problem is one thing that is wrong with the configuration.
 type Problem struct {
-	File         string `json:"file,omitempty"`
-	Line, Column int    `json:",omitzero"`
-	Key          string `json:"key"`
-	Msg          string `json:"message"`
+	File   string
+	Line   int
+	Column int
+	Key    string
+	Msg    string
 }
 
 // String is "file:line:column: key: message", as far as the parts are known.
