@@ -187,6 +187,10 @@ func holdsAttenuation(t *rapid.T, p *countersign.Policy, parent, child hop) {
 	if json.Unmarshal(child.claims["act"], &act) != nil || act.Sub != client || !bytes.Equal(act.Act, before) {
 		t.Fatalf("act %s does not grow by %s from %s", child.claims["act"], client, before)
 	}
+	audience := idOf(child.holder).String()
+	if bytes.Contains(child.claims["act"], []byte(`"`+audience+`"`)) || child.text("sub") == audience {
+		t.Fatalf("%s occurs twice: %s", child.holder, child.token.Payload)
+	}
 	holdsIdentity(t, p, parent, child, first)
 }
 

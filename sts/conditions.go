@@ -68,15 +68,19 @@ func (d *decision) chain() Step {
 	if d.in.Machine {
 		return Step{OK: true}
 	}
-	passed := d.in.Subject.Act.Chain()
+	actors := d.in.Subject.Act.Chain()
+	passed := actors
+	if d.userless() { // the service that began by client_credentials is the sub, and stands in no act
+		passed = append(passed, d.in.Subject.Sub)
+	}
 	for _, s := range []*countersign.Service{d.grant.Client, d.grant.Audience} {
 		if slices.Contains(passed, s.ID.String()) {
 			return denied(countersign.CodeReentry, rule, "the request has passed through %s already", s.Name)
 		}
 	}
-	if len(passed) >= MaxHops {
+	if len(actors) >= MaxHops {
 		return denied(countersign.CodeHops, rule, "the request has passed through %s; a chain holds at most %d",
-			plural(len(passed), "service"), MaxHops)
+			plural(len(actors), "service"), MaxHops)
 	}
 	d.grant.Act = &Actor{Sub: client, Act: d.in.Subject.Act}
 	return Step{OK: true}

@@ -273,6 +273,12 @@ func TestDecideChain(t *testing.T) {
 		return chain
 	}
 	held := []string{"orders:read"}
+	// back is an edge to a service that begins requests by client_credentials.
+	back := func(g *graph) {
+		g.calls = append(g.calls, countersign.Call{From: "orders", To: "reports", TTL: fiveMinutes(),
+			Scopes: []countersign.Scope{needing("report", "orders:read")}, Machine: []string{"report"}})
+	}
+	passedOn := func(s *Subject, chain ...string) *Subject { s.Act = relayed(nil, chain...).Act; return s }
 	runRows(t, []row{
 		{name: "the 8th service", client: "orders", input: relay("inventory", relayed(held, far(7)...)), want: "inventory: stock:read"},
 		{name: "the 9th service", client: "orders", input: relay("inventory", relayed(held, far(8)...)), step: StepConditions, code: countersign.CodeHops},
@@ -282,6 +288,13 @@ func TestDecideChain(t *testing.T) {
 			input: relay("orders", relayed(held, "gateway")), step: StepConditions, code: countersign.CodeReentry},
 		{name: "a machine to itself", change: func(g *graph) { g.call("reports", "orders").To = "reports" }, client: "reports",
 			input: forMachine("reports"), step: StepConditions, code: countersign.CodeReentry},
+		{name: "back to the machine that began", change: back, client: "orders", input: relay("reports", machine("reports", "orders:read")),
+			step: StepConditions, code: countersign.CodeReentry},
+		{name: "back to the machine that began, farther on", change: back, client: "orders", input: relay("reports", passedOn(machine("reports", "orders:read"), "inventory")),
+			step: StepConditions, code: countersign.CodeReentry},
+		{name: "the machine that began as the client", change: back, client: "reports", input: relay("orders", passedOn(machine("reports", "report"), "inventory")),
+			step: StepConditions, code: countersign.CodeReentry},
+		{name: "a user's request to the same service", change: back, client: "orders", input: relay("reports", relayed(held, "gateway")), want: "reports: report"},
 		{name: "an actor token that proves the client", input: userAnd(func(in *Input) { in.ActorSent, in.Actor = true, in.Client }, "orders:read"),
 			want: "orders: orders:read orders:hello"},
 		{name: "an actor token of another", input: userAnd(func(in *Input) { in.ActorSent, in.Actor = true, idOf("orders") }, "orders:read"),
