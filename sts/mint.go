@@ -1,6 +1,7 @@
 package sts
 
 import (
+	"bytes"
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/json"
@@ -66,6 +67,18 @@ func random(bytes int) string {
 	return base64.RawURLEncoding.EncodeToString(b)
 }
 
+// marshal is json.Marshal without the escapes for HTML: with them a carried value would get longer on its way, and one that
+// was taken at the entry would be refused at the next hop.
+func marshal(v any) ([]byte, error) {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(v); err != nil {
+		return nil, err
+	}
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
+}
+
 // mint signs what was granted. Nothing of it may leave before it is recorded.
 func (s *Service) mint(g Grant) (minted, error) {
 	key, signer, err := s.cfg.Keys.Signer(keyring.Token, g.Audience.Alg)
@@ -77,7 +90,7 @@ func (s *Service) mint(g Grant) (minted, error) {
 		return minted{}, err
 	}
 	id, transaction := g.identify()
-	payload, err := json.Marshal(g.claims(s.cfg.Issuer, id, transaction))
+	payload, err := marshal(g.claims(s.cfg.Issuer, id, transaction))
 	if err != nil {
 		return minted{}, fmt.Errorf("write the claims: %w", err)
 	}

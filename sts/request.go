@@ -1,6 +1,7 @@
 package sts
 
 import (
+	"maps"
 	"net/url"
 	"slices"
 	"strings"
@@ -76,8 +77,8 @@ func (f *fields) fail(code countersign.Code, format string, args ...any) {
 }
 
 func (f *fields) checkAll() {
-	for name, values := range f.form {
-		if len(values) > 1 && name != "audience" && name != "resource" {
+	for _, name := range slices.Sorted(maps.Keys(f.form)) { // so that the same request has the same refusal
+		if len(f.form[name]) > 1 && name != "audience" && name != "resource" {
 			f.fail(countersign.CodeTokenRequest, "the parameter %s stands more than once", quote(name))
 		}
 	}

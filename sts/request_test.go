@@ -68,6 +68,16 @@ func TestParseRequestRefuses(t *testing.T) {
 	}
 }
 
+// The same request has the same refusal, whatever the order of a map.
+func TestParseRequestRefusesAlike(t *testing.T) {
+	form := url.Values{"a": {"1", "2"}, "b": {"1", "2"}, "c": {"1", "2"}, "d": {"1", "2"}}
+	for range 50 {
+		if _, err := ParseRequest(form); err == nil || !strings.Contains(err.Error(), `"a"`) {
+			t.Fatalf("got %v", err)
+		}
+	}
+}
+
 func TestRequestCheck(t *testing.T) {
 	exchange := Request{GrantType: GrantExchange, SubjectToken: "s", SubjectTokenType: TypeAccessToken}
 	credentials := Request{GrantType: GrantClientCredentials}

@@ -18,7 +18,10 @@ import (
 	"github.com/countersign/countersign/sts/jwt"
 )
 
-const defaultLead = time.Hour
+const (
+	defaultLead  = time.Hour
+	maxJudgments = 3 // of one request, when the policy changes under it
+)
 
 // Config of a [Service]. Issuer, Policy, Keys and Audit are required.
 type Config struct {
@@ -80,8 +83,7 @@ func New(cfg Config) (*Service, error) {
 // be put there, the answer is that error. Errors are *[countersign.Error], whose Code.Info().OAuth is the wire error.
 func (s *Service) Token(ctx context.Context, by countersign.Caller, r Request) (Response, error) {
 	started := s.cfg.Now()
-	x := &exchange{by: by, request: r, policy: s.cfg.Policy(), now: started}
-	err := s.judge(ctx, x)
+	x, err := s.decide(ctx, by, r)
 	if err == nil {
 		x.token, err = s.mint(x.grant)
 	}
@@ -112,6 +114,21 @@ type exchange struct {
 	token   minted
 }
 
+// decide judges a request by the policy that is in force when it is done: the wait for an issuer's keys may take seconds, and
+// who was disabled or removed meanwhile must get nothing.
+func (s *Service) decide(ctx context.Context, by countersign.Caller, r Request) (*exchange, error) {
+	for n := 1; ; n++ {
+		x := &exchange{by: by, request: r, policy: s.cfg.Policy(), now: s.cfg.Now()}
+		err := s.judge(ctx, x)
+		switch {
+		case err != nil || s.cfg.Policy() == x.policy:
+			return x, err
+		case n == maxJudgments:
+			return x, countersign.Errorf(countersign.CodeBusy, "the policy changed %d times during the exchange", n).After(time.Second)
+		}
+	}
+}
+
 // judge takes x through all steps. The error is the denial, and x.trace tells how it came about.
 func (s *Service) judge(ctx context.Context, x *exchange) error {
 	client, step := s.admit(x)
@@ -132,7 +149,8 @@ func (s *Service) judge(ctx context.Context, x *exchange) error {
 			x.trace.Steps = append(x.trace.Steps, failed(StepSubject, err))
 			return err
 		}
-		x.subject, in.Subject = subject, subject
+		x.now = s.cfg.Now() // lifetimes count from the end of a wait for keys
+		x.subject, in.Subject, in.Now = subject, subject, x.now
 	}
 	if in.ActorSent {
 		in.Actor = s.provenBy(x.request.ActorToken, x.now)

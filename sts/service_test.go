@@ -141,6 +141,39 @@ func TestDisabled(t *testing.T) {
 	h.refuses("a disabled audience", as("gateway"), exchangeOf(h.user(nil), "orders"), countersign.CodeNoCall)
 }
 
+// The wait for an issuer's keys may take seconds: what is disabled meanwhile gets nothing, and a lifetime counts from its end.
+func TestChangesDuringExchange(t *testing.T) {
+	h := openHouse(t)
+	old, g := h.policy.Load(), h.graph()
+	g.service("gateway").Disabled = &countersign.Disabled{Reason: "leak"}
+	reads := 0
+	h.cfg.Policy = func() *countersign.Policy {
+		if reads++; reads == 1 {
+			return old
+		}
+		return g.policy()
+	}
+	h.refuses("a client disabled meanwhile", as("gateway"), exchangeOf(h.user(nil), "orders"), countersign.CodeServiceDisabled)
+	h.cfg.Policy = func() *countersign.Policy { return h.graph().policy() }
+	h.refuses("a policy that never rests", as("gateway"), exchangeOf(h.user(nil), "orders"), countersign.CodeBusy)
+
+	h.cfg.Policy = h.policy.Load
+	user := h.user(map[string]any{"exp": h.now().Unix() + 8})
+	h.cfg.Now = func() time.Time { defer h.clock.Add(int64(4 * time.Second)); return h.now() }
+	h.refuses("a subject token that is nearly over meanwhile", as("gateway"), exchangeOf(user, "orders"), countersign.CodeLifetime)
+}
+
+// A carried value is the same at every hop, to the byte: else it would grow until it fits no more.
+func TestCarryKeepsSize(t *testing.T) {
+	h := openHouse(t)
+	tenant := strings.Repeat("<&>", 300)
+	relay := h.must("gateway", exchangeOf(h.user(map[string]any{"tenant": tenant}), "orders")).AccessToken
+	next := h.must("orders", exchangeOf(relay, "inventory")).AccessToken
+	if got := h.verified(next)["tenant"]; got != tenant {
+		t.Errorf("tenant is %v", got)
+	}
+}
+
 // Nothing leaves without a record, neither a token nor a denial.
 func TestAuditFails(t *testing.T) {
 	h := openHouse(t)

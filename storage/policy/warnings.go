@@ -2,6 +2,7 @@ package policy
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	countersign "github.com/countersign/countersign"
@@ -79,20 +80,30 @@ func idleParts(next *countersign.Policy) (w []string) {
 // audienceChanges: a client that names a scope and no audience, as Spring's does, relies on there being one call (or a
 // default) for it. It warns where prev settled the audience and next settles it otherwise or not at all.
 func audienceChanges(prev, next *countersign.Policy, client string) (w []string) {
-	type change struct{ was, now string }
+	type change struct {
+		was, now string
+		userless bool
+	}
 	var order []change
 	scopes := make(map[change][]string)
-	note := func(scope string) {
-		was, _ := settled(prev, client, scope)
-		now, ok := settled(next, client, scope)
+	noteOf := func(scope string, userless bool) {
+		was, _ := settled(prev, client, scope, userless)
+		now, ok := settled(next, client, scope, userless)
 		if was == "" || !ok || was == now {
 			return // not settled before, or the call is gone, which the author said himself
 		}
-		c := change{was, now}
+		if userless && slices.Contains(scopes[change{was, now, false}], scope) {
+			return // told already, of requests with a user
+		}
+		c := change{was, now, userless}
 		if scopes[c] == nil {
 			order = append(order, c)
 		}
 		scopes[c] = append(scopes[c], scope)
+	}
+	note := func(scope string) {
+		noteOf(scope, false)
+		noteOf(scope, true)
 	}
 	note("")
 	seen := make(map[string]bool)
@@ -109,7 +120,11 @@ func audienceChanges(prev, next *countersign.Policy, client string) (w []string)
 		if c.now != "" {
 			what = "is for " + c.now
 		}
-		w = append(w, fmt.Sprintf("a token request of %s without an audience (%s) was for %s and now %s", client, asked(scopes[c]), c.was, what))
+		without := "an audience"
+		if c.userless {
+			without = "a user or an audience"
+		}
+		w = append(w, fmt.Sprintf("a token request of %s without %s (%s) was for %s and now %s", client, without, asked(scopes[c]), c.was, what))
 	}
 	return w
 }
@@ -130,12 +145,16 @@ func asked(scopes []string) string {
 }
 
 // settled is the audience of a request that names none (policy.md, step 3): the one call that allows the scope (the one
-// call with scopes, if none is asked), else the default among them. ok: at least one allows it.
-func settled(p *countersign.Policy, client, scope string) (to string, ok bool) {
+// call with scopes, if none is asked), else the default among them. Without a user only calls with machine scopes count.
+// ok: at least one allows it.
+func settled(p *countersign.Policy, client, scope string, userless bool) (to string, ok bool) {
 	count := 0
 	byDefault := ""
 	for _, c := range p.CallsFrom(client) {
 		if _, has := c.Scope(scope); !has && (scope != "" || len(c.Scopes) == 0) {
+			continue
+		}
+		if userless && (len(c.Machine) == 0 || scope != "" && !slices.Contains(c.Machine, scope)) {
 			continue
 		}
 		to, count = c.To, count+1

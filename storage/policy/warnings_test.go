@@ -22,6 +22,9 @@ func TestWarnings(t *testing.T) {
 		{"the default stays", strings.Replace(toB, "machine", "default: true, machine", 1) + "- {from: b, to: c}\n", strings.Replace(toB, "machine", "default: true, machine", 1) + plainC, nil},
 		{"another scope", toB + "- {from: b, to: c}\n", toB + strings.ReplaceAll(plainC, "r}], machine: [r", "w}], machine: [w"),
 			[]string{"a token request of a without an audience (no scope) was for b and now is refused: several calls allow that and none is the default"}},
+		{"another call opens to machines", toB + "- {from: c, to: a, scopes: [x], machine: [x]}\n- {from: a, to: c, scopes: [{name: w, needs: [x]}]}\n",
+			toB + "- {from: c, to: a, scopes: [x], machine: [x]}\n- {from: a, to: c, scopes: [{name: w, needs: [x]}], machine: [w]}\n",
+			[]string{"a token request of a without a user or an audience (no scope) was for b and now is refused: several calls allow that and none is the default"}},
 		{"mTLS only", toB + "- {from: b, to: c}\n", toB + "- {from: a, to: c}\n", nil},
 		{"idle", toB + plainC, toB, []string{"c stands in no call: it calls nobody and nobody calls it"}},
 	} {
