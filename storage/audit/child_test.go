@@ -13,6 +13,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -44,6 +45,10 @@ func TestMain(m *testing.M) {
 		childAppend(dir, 1, 40)
 	case "full":
 		childFull(dir)
+	case "torn":
+		childTorn(dir)
+	case "files":
+		childFiles(dir)
 	default:
 		os.Exit(2)
 	}
@@ -144,6 +149,7 @@ func checkAcked(t *testing.T, dir string, acked map[uint64]string) {
 }
 
 func TestKill(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	all := make(map[uint64]string)
 	for range 10 {
@@ -170,6 +176,7 @@ func TestKill(t *testing.T) {
 
 // A failed fsync ends the process, without an answer to anybody whose record it was about.
 func TestFailedSync(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	begin(t, dir)
 	segment := filepath.Join(dir, "audit", "00000000000000000001.segment")
@@ -181,6 +188,21 @@ func TestFailedSync(t *testing.T) {
 		t.Fatalf("exit status %d after %d acks, want %d", code, len(acked), exitFatal)
 	}
 	checkAcked(t, dir, acked)
+}
+
+// A disk that can't be read is no tampering, and is not called that.
+func TestUnreadableIsNotTampered(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	begin(t, dir)
+	segment := filepath.Join(dir, "audit", "00000000000000000001.segment")
+	cmd := child(t, dir, "append-one", "strace", "-f", "-qq", "-o", os.DevNull, "-P", segment,
+		"-e", "trace=pread64", "-e", "inject=pread64:error=EIO:when=1")
+	out, _ := cmd.Output()
+	if code := cmd.ProcessState.ExitCode(); code != 1 || !bytes.Contains(out, []byte("input/output error")) ||
+		bytes.Contains(out, []byte("tampered")) {
+		t.Errorf("exit status %d: %s", code, out)
+	}
 }
 
 // begin makes an empty log, so that its files are there.
@@ -197,6 +219,7 @@ func begin(t *testing.T, dir string) {
 
 // TestOrder sees with the kernel's eyes that each acknowledgement comes after a write and a finished fdatasync of its own.
 func TestOrder(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	begin(t, dir)
 	trace := filepath.Join(dir, "trace")
@@ -212,6 +235,28 @@ func TestOrder(t *testing.T) {
 	}
 	if n := checkOrder(t, content); n != 40 {
 		t.Errorf("%d acks in the trace", n)
+	}
+}
+
+// TestNewDirectoryIsDurable: the directory's own name must not be lost after a record in it was acknowledged.
+func TestNewDirectoryIsDurable(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	trace := filepath.Join(t.TempDir(), "trace")
+	cmd := child(t, dir, "append-one", "strace", "-f", "-qq", "-y", "-s", "64", "-o", trace,
+		"-e", "trace=mkdirat,fsync,write")
+	acks(t, cmd, func(int) {})
+	if err := cmd.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	content, err := os.ReadFile(trace)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, made, ok := bytes.Cut(content, []byte("/audit\", 0700"))
+	before, _, told := bytes.Cut(made, []byte(`"ack `))
+	if !ok || !told || !bytes.Contains(before, []byte("<"+dir+">)")) {
+		t.Errorf("made: %v, told: %v, and between them no fsync of %s", ok, told, dir)
 	}
 }
 
@@ -251,6 +296,7 @@ func checkOrder(t *testing.T, trace []byte) (told int) {
 
 // TestDiskFull lets a child's file size limit stand in for the disk: EFBIG takes the way that ENOSPC and EDQUOT take.
 func TestDiskFull(t *testing.T) {
+	t.Parallel()
 	cmd := child(t, t.TempDir(), "full")
 	out, err := cmd.Output()
 	if err != nil {
@@ -258,34 +304,142 @@ func TestDiskFull(t *testing.T) {
 	}
 }
 
+// must ends a child whose expectation does not hold.
+func must(ok bool, format string, args ...any) {
+	if !ok {
+		fmt.Printf(format+"\n", args...)
+		os.Exit(1)
+	}
+}
+
+// limit sets a limit of this process as far as it binds; RLIM_INFINITY lifts it.
+func limit(what int, to uint64) {
+	var now unix.Rlimit
+	must(unix.Getrlimit(what, &now) == nil, "no limit %d", what)
+	err := unix.Setrlimit(what, &unix.Rlimit{Cur: min(to, now.Max), Max: now.Max})
+	must(err == nil, "limit %d: %v", what, err)
+}
+
+// appendBig appends an event of which three, and no four, fit into the segment of a child.
+func appendBig(log *audit.Log) error {
+	_, err := log.Append(context.Background(), audit.Event{Type: "a.b", Outcome: audit.OK, Detail: strings.Repeat("x", 300<<10)})
+	return err
+}
+
+// eventually tries again, as a log that has met trouble does.
+func eventually(do func() error) (err error) {
+	for range 100 {
+		if err = do(); err == nil {
+			return nil
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	return err
+}
+
+// wantRecorded ends the child unless the log is whole, now and after another start, and has events of these types.
+func wantRecorded(dir string, log *audit.Log, store storage.Store, want ...string) {
+	for _, round := range []string{"before", "after"} {
+		var types []string
+		for rec, err := range log.Records(context.Background(), 0) {
+			must(err == nil, "%s the restart: read: %v", round, err)
+			types = append(types, rec.Type)
+		}
+		must(slices.Equal(types, want), "%s the restart: recorded %v, want %v", round, types, want)
+		report, err := log.Verify(context.Background(), noKeys)
+		must(err == nil && report.OK(), "%s the restart: verify: %v %+v", round, err, report)
+		must(log.Close() == nil && store.Close() == nil, "close")
+		if round == "before" {
+			log, store = childOpen(dir)
+		}
+	}
+}
+
+// TestTornWrite: a write that the kernel cut short is taken back, so that none of it shows behind later records.
+func TestTornWrite(t *testing.T) {
+	t.Parallel()
+	cmd := child(t, t.TempDir(), "torn")
+	out, err := cmd.Output()
+	if err != nil {
+		t.Errorf("%v:\n%s", err, out)
+	}
+}
+
+func childTorn(dir string) {
+	signal.Ignore(unix.SIGXFSZ)
+	log, store := childOpen(dir)
+	must(appendBig(log) == nil, "append")
+	segment := filepath.Join(dir, "audit", "00000000000000000001.segment")
+	whole, err := audit.Frames(segment)
+	must(err == nil && len(whole) == 1, "%d frames, %v", len(whole), err)
+	// The zeros are there, and of what comes over them 100 KiB are let through.
+	limit(unix.RLIMIT_FSIZE, uint64(whole[0].End)+100<<10)
+	err = appendBig(log)
+	must(countersign.AsError(err).Code == countersign.CodeAudit, "the write was not cut short: %v", err)
+	after, err := audit.Frames(segment)
+	must(err == nil && len(after) == 2 && after[0] == whole[0], "%d frames, %v", len(after), err)
+	content, err := os.ReadFile(segment)
+	must(err == nil, "read: %v", err)
+	rest := len(bytes.TrimRight(content[after[1].End:], "\x00"))
+	must(rest == 0, "%d bytes of the cut write stand behind the last record", rest)
+	limit(unix.RLIMIT_FSIZE, unix.RLIM_INFINITY)
+	err = eventually(func() error { return appendBig(log) })
+	must(err == nil, "there is space again, and: %v", err)
+	wantRecorded(dir, log, store, "a.b", "audit.disk-full", "audit.resumed", "a.b")
+}
+
+// TestNoMoreFiles: a process that may open no more files begins no segment, or all of one. One that has its name and is
+// not written on would be a hole in the log: no later start would take it.
+func TestNoMoreFiles(t *testing.T) {
+	t.Parallel()
+	cmd := child(t, t.TempDir(), "files")
+	out, err := cmd.Output()
+	if err != nil {
+		t.Errorf("%v:\n%s", err, out)
+	}
+}
+
+func childFiles(dir string) {
+	log, store := childOpen(dir)
+	want := []string{"a.b", "a.b", "a.b"}
+	for range want {
+		must(appendBig(log) == nil, "append")
+	}
+	for more := range 3 { // files that may still be opened when the next segment is due
+		next, err := os.Open(os.DevNull)
+		must(err == nil, "open: %v", err)
+		free := uint64(next.Fd())
+		must(next.Close() == nil, "close")
+		limit(unix.RLIMIT_NOFILE, free+uint64(more))
+		err = appendBig(log)
+		limit(unix.RLIMIT_NOFILE, unix.RLIM_INFINITY)
+		if err == nil {
+			must(more > 0, "a segment was begun without a file")
+			want = append(want, "a.b")
+			break
+		}
+		err = eventually(func() error { _, err := log.Append(context.Background(), event(1)); return err })
+		must(err == nil, "there are files again, and: %v", err)
+		want = append(want, "audit.resumed", "token.issued")
+	}
+	err := eventually(func() error { return appendBig(log) })
+	must(err == nil, "the next segment: %v", err)
+	wantRecorded(dir, log, store, append(want, "a.b")...)
+}
+
 func childFull(dir string) {
 	signal.Ignore(unix.SIGXFSZ)
 	log, store := childOpen(dir)
 	ctx := context.Background()
 	segment := filepath.Join(dir, "audit", "00000000000000000001.segment")
-	must := func(ok bool, format string, args ...any) {
-		if !ok {
-			fmt.Printf(format+"\n", args...)
-			os.Exit(1)
-		}
-	}
-	big := strings.Repeat("x", 300<<10)
-	appendBig := func() error {
-		_, err := log.Append(ctx, audit.Event{Type: "a.b", Outcome: audit.OK, Detail: big})
-		return err
-	}
 	for i := range 3 {
-		err := appendBig()
+		err := appendBig(log)
 		must(err == nil, "append %d: %v", i, err)
 	}
 	// The next one needs a new segment, which is not to be had; for the log's own event there is room in the old one.
-	limit := func(to uint64) {
-		err := unix.Setrlimit(unix.RLIMIT_FSIZE, &unix.Rlimit{Cur: to, Max: unix.RLIM_INFINITY})
-		must(err == nil, "limit: %v", err)
-	}
-	limit(1<<20 - 1000)
+	limit(unix.RLIMIT_FSIZE, 1<<20-1000)
 	before := log.Head()
-	err := appendBig()
+	err := appendBig(log)
 	must(countersign.AsError(err).Code == countersign.CodeAudit, "on a full disk: %v", err)
 	must(countersign.AsError(err).RetryAfter == time.Second, "no time to come again: %v", err)
 	_, err = log.Append(ctx, event(1))
@@ -296,26 +450,12 @@ func childFull(dir string) {
 	must(err == nil, "reserve: %v", err)
 	time.Sleep(1200 * time.Millisecond) // a round that does not help
 	must(log.Err() != nil, "ready on a full disk")
-	limit(unix.RLIM_INFINITY)
-	for range 100 {
-		if err = appendBig(); err == nil {
-			break
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
+	limit(unix.RLIMIT_FSIZE, unix.RLIM_INFINITY)
+	err = eventually(func() error { return appendBig(log) })
 	must(err == nil, "there is space again, and: %v", err)
 	info, err := os.Stat(filepath.Join(dir, "audit", "reserve"))
 	must(err == nil && info.Size() == 256<<10, "the reserve is not made again: %v %v", info, err)
-	var types []string
-	for rec, err := range log.Records(ctx, 0) {
-		must(err == nil, "read: %v", err)
-		types = append(types, rec.Type)
-	}
-	want := "[a.b a.b a.b audit.disk-full audit.resumed a.b]"
-	must(fmt.Sprint(types) == want, "recorded: %v, want %s", types, want)
-	report, err := log.Verify(ctx, noKeys)
-	must(err == nil && report.OK(), "verify: %v %+v", err, report)
-	must(log.Close() == nil && store.Close() == nil, "close")
+	wantRecorded(dir, log, store, "a.b", "a.b", "a.b", "audit.disk-full", "audit.resumed", "a.b")
 	_, err = os.Stat(segment)
 	must(err == nil, "segment: %v", err)
 }

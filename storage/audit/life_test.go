@@ -434,6 +434,41 @@ func TestRetention(t *testing.T) {
 	})
 }
 
+// A crash between the event of a removal and the removal leaves a segment more than the event says. That is no fault; the
+// next round removes it.
+func TestRetentionCutOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t)
+		change := func(c *audit.Config) { c.Keep = time.Hour }
+		b.open(change)
+		b.fill(4)
+		segs := b.segments()
+		second, err := os.ReadFile(segs[1])
+		if err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Hour + 150*time.Second) // two rounds, one segment each
+		synctest.Wait()
+		if left := b.segments(); !slices.Equal(left, segs[2:]) {
+			t.Fatalf("left: %q of %q", left, segs)
+		}
+		b.close()
+		b.write(segs[1], second)
+		if report := b.verifyDir(); !report.OK() {
+			t.Errorf("faults %q", report.Faults)
+		}
+		b.open(change)
+		if report, err := b.log.Verify(context.Background(), b.keys); err != nil || !report.OK() {
+			t.Errorf("faults %q, %v", report.Faults, err)
+		}
+		time.Sleep(90 * time.Second)
+		synctest.Wait()
+		if _, err := os.Stat(segs[1]); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("the segment is not removed: %v", err)
+		}
+	})
+}
+
 // The oldest segment may leave only through retention.
 func TestOldestSegmentStolen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

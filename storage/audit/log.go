@@ -80,6 +80,9 @@ func Open(ctx context.Context, cfg Config) (*Log, error) {
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the audit directory: %w", err)
 	}
+	if err := syncDir(filepath.Dir(cfg.Dir)); err != nil {
+		return nil, fmt.Errorf("make the audit directory: %w", err)
+	}
 	lock, err := lockDir(cfg.Dir)
 	if err != nil {
 		return nil, err

@@ -3,6 +3,7 @@ package audit
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -57,8 +58,10 @@ func readHeader(dir string, first uint64) (header, error) {
 	}
 	defer f.Close()
 	b := make([]byte, headerSize)
-	if _, err := f.ReadAt(b, 0); err != nil {
+	if _, err := f.ReadAt(b, 0); errors.Is(err, io.EOF) {
 		return header{}, errHeader
+	} else if err != nil {
+		return header{}, err
 	}
 	h, err := parseHeader(b)
 	if err == nil && h.first != first {
@@ -112,11 +115,18 @@ func createSegment(dir string, h header, limit, ahead int64) (_ *segment, err er
 	if err := f.Sync(); err != nil {
 		return nil, s.syncFailed(err)
 	}
+	// Opened before the file has its name: after that only a failed fsync, which ends the log, may keep it from being
+	// written on. A segment with a name that the log went on without would be a hole that no start takes.
+	d, err := os.Open(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close()
 	if err := os.Rename(path+newSuffix, path); err != nil {
 		return nil, err
 	}
-	if err := syncDir(dir); err != nil {
-		return nil, err
+	if err := d.Sync(); err != nil {
+		return nil, &syncError{err}
 	}
 	return s, nil
 }

@@ -71,7 +71,9 @@ func (s *strangers) add(key strangerKey, c strangerCount) {
 	}
 	if ok {
 		c.Count += known.Count
-		c.First = known.First
+		if known.First.Before(c.First) {
+			c.First = known.First
+		}
 		if known.Last.After(c.Last) {
 			c.Last = known.Last
 		}

@@ -65,6 +65,7 @@ func (b *bench) write(path string, content []byte) {
 
 // A crash in the middle of a write leaves any part of it. It is cut off, reported, and the log goes on.
 func TestTornTailAtEachByte(t *testing.T) {
+	t.Parallel()
 	b, content, known, last := tailBench(t)
 	path := b.segment()
 	for cut := last.Offset; cut < last.End; cut++ {

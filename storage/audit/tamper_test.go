@@ -77,6 +77,7 @@ func remove(b *bench, path string) {
 }
 
 func TestTampering(t *testing.T) {
+	t.Parallel()
 	tests := []struct {
 		name    string
 		tamper  func(b *bench, segs []string)
@@ -140,13 +141,17 @@ func TestTampering(t *testing.T) {
 			}
 		}, "no header", true},
 	}
+	whole := newBench(t)
+	whole.open()
+	whole.append(4)
+	whole.fill(3)
+	whole.close()
+	if err := whole.store.Close(); err != nil {
+		t.Fatal(err)
+	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
-			b := newBench(t)
-			b.open()
-			b.append(4)
-			b.fill(3)
-			b.close()
+			b := whole.copy(t)
 			test.tamper(b, b.segments())
 			report := b.verifyDir()
 			if test.verify == "" != report.OK() || !strings.Contains(strings.Join(report.Faults, "\n"), test.verify) {
@@ -200,6 +205,7 @@ func TestCheckpointKeys(t *testing.T) {
 
 // Each byte that is in the log counts.
 func TestEachByteCounts(t *testing.T) {
+	t.Parallel()
 	b := newBench(t)
 	b.open(func(c *audit.Config) { c.Reserve = -1 })
 	appendSmall(b, 4)

@@ -133,7 +133,7 @@ func (v *verifier) run(ctx context.Context, dir string) (Report, error) {
 
 // checkEnds judges what only the whole log shows.
 func (v *verifier) checkEnds(begin header) {
-	if begin.first > 1 && (v.pruned == nil || v.pruned.Last != begin.first-1 || v.pruned.Hash != hexHash(begin.prev)) {
+	if begin.first > 1 && !v.pruned.accountsFor(begin) {
 		v.fault("the log begins with record %d, and no audit.pruned record accounts for those before it", begin.first)
 	}
 	for _, head := range v.heads {
@@ -147,6 +147,15 @@ func (v *verifier) checkEnds(begin header) {
 	v.report.Last = v.tip.seq
 	v.report.Head = Head{Seq: v.tip.seq, Hash: hexHash(v.tip.sum)}
 	v.report.Unsigned = v.tip.events - v.signed.events
+}
+
+// accountsFor tells whether all records before begin were removed as the event says. It may say more than was done yet:
+// a crash before the last file went leaves that file, and what is in it is held to the chain like all else.
+func (p *pruned) accountsFor(begin header) bool {
+	if p == nil || p.Last < begin.first-1 {
+		return false
+	}
+	return p.Last > begin.first-1 || p.Hash == hexHash(begin.prev)
 }
 
 // segment checks one file. Its error is one of reading, not of what was read.
