@@ -129,6 +129,12 @@ func (r *Ring) commit(ctx context.Context, by countersign.Caller, st state, c ch
 	if err != nil {
 		return storeError(err)
 	}
+	// c takes the place of an unsettled change in the head, after which nobody would tell its outcome any more.
+	if open := st.head.Unsettled; open != nil {
+		if err := r.tellRecovered(ctx, open); err != nil {
+			return err
+		}
+	}
 	if _, err := r.cfg.Audit.Append(ctx, c.record(by, audit.Intent, "")); err != nil {
 		return err
 	}
@@ -206,17 +212,23 @@ func (r *Ring) settle(ctx context.Context) error {
 	if open == nil || r.cfg.Now().Before(st.head.At.Add(settleAfter)) {
 		return nil
 	}
-	d := open.Detail
-	d.Recovered, d.By = true, open.By
-	if _, err := r.cfg.Audit.Append(ctx, audit.Event{
-		Type: open.Type, Outcome: audit.OK, By: countersign.Daemon("settle keys"), Subject: open.Subject, Detail: d,
-	}); err != nil {
+	if err := r.tellRecovered(ctx, open); err != nil {
 		return err
 	}
 	err := r.settled(ctx, st)
 	if errors.Is(err, storage.ErrConflict) {
 		return nil // another node did, or went on; the next reading shows
 	}
+	return err
+}
+
+// tellRecovered writes the outcome of a change whose node may not have come to it.
+func (r *Ring) tellRecovered(ctx context.Context, open *pending) error {
+	d := open.Detail
+	d.Recovered, d.By = true, open.By
+	_, err := r.cfg.Audit.Append(ctx, audit.Event{
+		Type: open.Type, Outcome: audit.OK, By: countersign.Daemon("settle keys"), Subject: open.Subject, Detail: d,
+	})
 	return err
 }
 

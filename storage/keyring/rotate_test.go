@@ -368,6 +368,45 @@ func TestCrashPoints(t *testing.T) {
 	}
 }
 
+// A change that comes before the one before it is settled takes its place in the head, and must not take its outcome along.
+func TestNextChangeTellsTheOneBefore(t *testing.T) {
+	b := newBench(t)
+	b.init()
+	b.store.after = func(ops []storage.Op) error {
+		if writesKeys(ops) {
+			b.log.Close()
+		}
+		return nil
+	}
+	if _, err := b.ring.Rotate(t.Context(), admin(), Token, RotateOptions{}); err == nil {
+		t.Fatal("answered as if it was recorded")
+	}
+	if err := b.store.Close(); err != nil {
+		t.Fatal(err)
+	}
+	b.start()
+	b.rotate(b.ring, RotateOptions{Now: true})
+	outcomes := map[string]string{}
+	for _, r := range b.records() {
+		var d detail
+		if err := json.Unmarshal(r.Detail, &d); err != nil {
+			t.Fatal(err)
+		}
+		outcomes[d.Change] += " " + string(r.Outcome)
+		if d.Recovered && d.By != admin().Name {
+			t.Errorf("recovered event: %+v", d)
+		}
+	}
+	for change, got := range outcomes {
+		if got != " intent ok" {
+			t.Errorf("change %s:%s", change, got)
+		}
+	}
+	if len(outcomes) != 3 {
+		t.Errorf("%d changes", len(outcomes))
+	}
+}
+
 func TestCancelledBeforeApply(t *testing.T) {
 	b := newBench(t)
 	b.init()
