@@ -23,6 +23,7 @@ type certificateDetail struct {
 	ID          countersign.ID `json:"id,omitzero"` // of leaves
 	Profile     Profile        `json:"profile"`
 	How         string         `json:"how"`
+	Role        string         `json:"role,omitempty"` // of intents for operators: "operator.added" may not come to be written
 	NotAfter    time.Time      `json:"not_after"`
 	SPKI        string         `json:"spki,omitempty"`
 	TBS         string         `json:"tbs_sha256,omitempty"` // of intents: the exact bytes to be signed
@@ -67,13 +68,14 @@ func issuedEvent(by countersign.Caller, i issuer) audit.Event {
 }
 
 func intentEvent(o order, s Subject, t checkedTBS) audit.Event {
-	return audit.Event{
-		Type: eventIntent, Outcome: audit.Intent, By: o.by, Subject: t.serial,
-		Detail: certificateDetail{
-			ID: o.names.id, Profile: o.profile, How: o.how, NotAfter: s.NotAfter,
-			SPKI: o.csr.spki, TBS: t.digest(), Issuer: serialText(s.Issuer.SerialNumber),
-		},
+	d := certificateDetail{
+		ID: o.names.id, Profile: o.profile, How: o.how, NotAfter: s.NotAfter,
+		SPKI: o.csr.spki, TBS: t.digest(), Issuer: serialText(s.Issuer.SerialNumber),
 	}
+	if o.how == howOperator {
+		d.Role = o.role.String()
+	}
+	return audit.Event{Type: eventIntent, Outcome: audit.Intent, By: o.by, Subject: t.serial, Detail: d}
 }
 
 func issuedRecordEvent(o order, r Record) audit.Event {

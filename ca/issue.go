@@ -191,8 +191,9 @@ func (a *Authority) fulfil(ctx context.Context, o order) (*Certificate, error) {
 	// From here on the serial may come to exist: the intent is durable before the signature is made.
 	a.flights.begin(serial, o.names.id, a.cfg.Audit.Head().Seq)
 	if _, err := a.cfg.Audit.Append(ctx, intentEvent(o, s, tbs)); err != nil {
-		// It may have become durable nevertheless; settling finds no record and says so.
-		a.flights.leave(serial)
+		// It is not in the log, or the process ends with a failed fsync and the next start looks. To remember the serial
+		// would let whoever asks fill the memory as long as nothing can be recorded.
+		a.flights.end(serial)
 		return nil, err
 	}
 	leaf, err := sign(tbs, signer)

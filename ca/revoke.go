@@ -58,6 +58,13 @@ func (a *Authority) revoke(ctx context.Context, by countersign.Caller, serial, r
 		return err
 	}
 	if err := a.recordRevocation(ctx, entry, reason); err != nil {
+		event.Outcome, event.Code = audit.Failed, countersign.AsError(err).Code
+		if event.Code == countersign.CodeUnknownOutcome {
+			return err // the intent is all that can be said
+		}
+		if _, untold := a.cfg.Audit.Append(context.WithoutCancel(ctx), event); untold != nil {
+			return untold
+		}
 		return err
 	}
 	event.Outcome = audit.OK

@@ -9,11 +9,14 @@ import (
 	"errors"
 	"math/big"
 	"net/url"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/countersign/countersign"
 	"github.com/countersign/countersign/storage"
+	"github.com/countersign/countersign/storage/audit"
 )
 
 func TestRevoke(t *testing.T) {
@@ -49,6 +52,32 @@ func TestRevoke(t *testing.T) {
 	wantCode(t, err, countersign.CodeKeyRevoked)
 	if got := h.events("certificate.revoked"); len(got) != 2 || got[0].Outcome != "intent" || got[1].Outcome != "ok" {
 		t.Errorf("events %+v", got)
+	}
+}
+
+// TestRevocationThatFails has its end in the log, unless nobody knows it.
+func TestRevocationThatFails(t *testing.T) {
+	for _, tt := range []struct {
+		fail error
+		want []audit.Outcome
+	}{
+		{storage.ErrBusy, []audit.Outcome{audit.Intent, audit.Failed}},
+		{storage.ErrUnknown, []audit.Outcome{audit.Intent}},
+	} {
+		h := newHouse(t, nil)
+		cert := h.join("orders", newKey(t, ""))
+		h.cfg.Store = &hooked{Store: h.bolt, fail: tt.fail}
+		if err := h.Revoke(t.Context(), admin(), cert.Serial, ""); err == nil {
+			t.Fatalf("%v: revoked", tt.fail)
+		}
+		var got []audit.Outcome
+		for _, r := range h.events("certificate.revoked") {
+			got = append(got, r.Outcome)
+		}
+		if !slices.Equal(got, tt.want) {
+			t.Errorf("%v: events %v, want %v", tt.fail, got, tt.want)
+		}
+		h.peer(cert)
 	}
 }
 
@@ -261,6 +290,28 @@ func TestCrashPoints(t *testing.T) {
 				t.Errorf("settled %d times", got)
 			}
 		})
+	}
+}
+
+// TestOperatorOfALostEvent: an operator who is recorded when the log fails has its role there all the same.
+func TestOperatorOfALostEvent(t *testing.T) {
+	h := newHouse(t, nil)
+	h.cfg.Store = &hooked{Store: h.bolt, before: func() {
+		if err := h.log.Close(); err != nil {
+			t.Error(err)
+		}
+	}}
+	if _, err := h.AddOperator(t.Context(), admin(), "mallory", countersign.RoleAdmin, request(t, newKey(t, ""))); err == nil {
+		t.Fatal("answered without a record")
+	}
+	h.reopen()
+	recovered, intents := h.events(eventRecovered), h.events(eventIntent)
+	if _, err := h.operator(t.Context(), "mallory"); err != nil || len(recovered) != 1 {
+		t.Fatalf("%v, %d recovered", err, len(recovered))
+	}
+	last := intents[len(intents)-1]
+	if last.Subject != recovered[0].Subject || !strings.Contains(string(last.Detail), `"role":"admin"`) {
+		t.Errorf("the intent does not tell the role: %+v %s", last, last.Detail)
 	}
 }
 

@@ -198,16 +198,15 @@ func (a *Authority) housekeep(ctx context.Context, head, moved uint64) error {
 			return err
 		}
 	}
+	var failed error // a damaged record stays for ever: for its sake no other table may grow
 	for _, table := range []string{certificatesTable().Name, ownersTable().Name, keysTable().Name, joinTable().Name} {
 		for range pruneSteps {
 			n, err := a.cfg.Store.Prune(ctx, table, pruneStep)
-			if err != nil {
-				return err
-			}
-			if n < pruneStep {
+			failed = errors.Join(failed, err)
+			if err != nil || n < pruneStep {
 				break
 			}
 		}
 	}
-	return nil
+	return failed
 }
