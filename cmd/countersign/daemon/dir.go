@@ -48,17 +48,20 @@ func (d Dir) taken() (string, error) {
 	return "", nil
 }
 
+const socketName = "admin.sock"
+
 // maxSocketPath leaves room below Linux's 107 bytes (unix(7), sun_path).
 const maxSocketPath = 100
 
 // Socket is the path of the admin socket: admin.sock in the directory, or, where that path is too long for the kernel,
-// a name made of its hash in the user's runtime directory. It creates nothing.
+// a name made of its hash in the user's runtime directory, which must be his alone: commands would else trust whoever
+// listens there. It creates nothing.
 func (d Dir) Socket() (string, error) {
 	abs, err := filepath.Abs(string(d))
 	if err != nil {
 		return "", err
 	}
-	path := filepath.Join(abs, "admin.sock")
+	path := filepath.Join(abs, socketName)
 	if len(path) <= maxSocketPath {
 		return path, nil
 	}
@@ -66,6 +69,9 @@ func (d Dir) Socket() (string, error) {
 	path = filepath.Join(runtimeDir(), hex.EncodeToString(sum[:8])+".sock")
 	if len(path) > maxSocketPath {
 		return "", fmt.Errorf("%s is too long for a socket path, and so is %s: set XDG_RUNTIME_DIR to a shorter one", abs, path)
+	}
+	if err := checkOurs(filepath.Dir(path), os.Lstat); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", err
 	}
 	return path, nil
 }
@@ -87,17 +93,38 @@ func prepareSocket(path string) error {
 	if err := os.MkdirAll(parent, 0o700); err != nil {
 		return err
 	}
-	info, err := os.Lstat(parent)
-	if err != nil {
-		return err
+	stat := os.Lstat
+	if filepath.Base(path) == socketName {
+		stat = os.Stat
 	}
-	stat, ok := info.Sys().(*syscall.Stat_t)
-	if !info.IsDir() || !ok || (int(stat.Uid) != os.Getuid() && stat.Uid != 0) || info.Mode().Perm()&0o022 != 0 {
-		return fmt.Errorf("%s must be a directory of ours that nobody else may write to", parent)
+	if err := checkOurs(parent, stat); err != nil {
+		return err
 	}
 	// A socket file that is left over from a daemon that was killed: the store's lock says that none is running.
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	return nil
+}
+
+// checkOurs refuses a directory that others may write to, be it the daemon's or its socket's. Our own may be reached by a link, as --dir says;
+// one in a directory that all users share must not be, because its link would be theirs to change.
+func checkOurs(dir string, stat func(string) (fs.FileInfo, error)) error {
+	info, err := stat(dir)
+	if err != nil {
+		return err
+	}
+	owner, ok := info.Sys().(*syscall.Stat_t)
+	if !info.IsDir() || !ok || (int(owner.Uid) != os.Getuid() && owner.Uid != 0) || info.Mode().Perm()&0o022 != 0 {
+		return &SharedDirError{dir}
+	}
+	return nil
+}
+
+// SharedDirError says that others could put their own files or their own socket in place of the daemon's.
+type SharedDirError struct{ Dir string }
+
+// Error names the directory.
+func (e *SharedDirError) Error() string {
+	return e.Dir + " must be a directory of this user or root that nobody else may write to"
 }

@@ -72,6 +72,9 @@ func Init(ctx context.Context, o InitOptions) (Initialised, error) {
 	if err := os.MkdirAll(string(o.Dir), 0o700); err != nil {
 		return Initialised{}, err
 	}
+	if err := checkOurs(string(o.Dir), os.Stat); err != nil {
+		return Initialised{}, err
+	}
 	if err := keyring.WriteKEK(string(o.Dir), keyring.NewKEK()); err != nil {
 		return Initialised{}, fmt.Errorf("write the key-encryption key: %w", err)
 	}
@@ -133,7 +136,7 @@ func initAuthority(ctx context.Context, o InitOptions, cfg Config) (Initialised,
 	if err := writeNew(o.Dir.Root(), block, 0o644); err != nil {
 		return Initialised{}, err
 	}
-	if err := parts.renewServer(ctx); err != nil {
+	if err := parts.renewServer(ctx, nil); err != nil {
 		return Initialised{}, fmt.Errorf("issue the daemon's own certificate: %w", err)
 	}
 	if err := parts.addFirstOperator(ctx, by); err != nil {
@@ -198,7 +201,12 @@ func writeConfig(dir Dir, cfg Config) error {
 	}
 	header := "# Countersign. `countersign config show --origin` lists every key with its value and where it comes from.\n" +
 		"# domain and issuer stand in certificates and tokens: they never change after init.\n"
-	if err := writeNew(dir.config(), append([]byte(header), body...), 0o600); err != nil {
+	// Under another name first: a crash must not leave a part of it, which would pass for a whole directory.
+	unfinished := dir.config() + ".new"
+	if err := writeNew(unfinished, append([]byte(header), body...), 0o600); err != nil {
+		return err
+	}
+	if err := os.Rename(unfinished, dir.config()); err != nil {
 		return err
 	}
 	return syncDir(string(dir))

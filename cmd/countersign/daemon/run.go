@@ -60,6 +60,9 @@ const (
 // Start opens every part, in the order in which they need each other, and all listeners. What it opened it closes again
 // when it fails.
 func Start(ctx context.Context, o Options) (*Daemon, error) {
+	if err := checkOurs(string(o.Dir), os.Stat); err != nil {
+		return nil, err
+	}
 	p, err := open(ctx, o)
 	if err != nil {
 		return nil, err
@@ -199,7 +202,8 @@ func (d *Daemon) Reload() {
 // Run serves until ctx ends, then drains: readiness goes first, requests in flight have 10 s, then the loops stop, the
 // audit log signs its last checkpoint and the store closes. After a *FatalError nothing is closed: the process must end.
 func (d *Daemon) Run(ctx context.Context) error {
-	if err := d.record(ctx, "daemon.started", map[string]any{"version": d.version, "pid": os.Getpid(), "sealed": d.keys.Sealed()}); err != nil {
+	// A signal that comes this early is a stop like any other, and is recorded as one.
+	if err := d.record(context.WithoutCancel(ctx), "daemon.started", map[string]any{"version": d.version, "pid": os.Getpid(), "sealed": d.keys.Sealed()}); err != nil {
 		d.closeListeners()
 		return errors.Join(err, d.close())
 	}
@@ -316,5 +320,5 @@ func (d *Daemon) unseal(ctx context.Context) error {
 	if err := d.record(ctx, "daemon.unsealed", nil); err != nil {
 		return err
 	}
-	return d.ensureServer(ctx)
+	return d.ensureOwn(ctx, d.server.Load().public)
 }

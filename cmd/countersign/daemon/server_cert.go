@@ -22,6 +22,27 @@ type serverCertificate struct {
 
 // loadServer reads the daemon's own identity from its directory, and the files for public names.
 func (p *parts) loadServer() error {
+	public, err := p.loadPublic()
+	if err != nil {
+		return err
+	}
+	return p.loadOwn(public)
+}
+
+// loadPublic reads the certificate for public names; nil if there is none.
+func (p *parts) loadPublic() (*tls.Certificate, error) {
+	if p.cfg.TLS.Cert == "" {
+		return nil, nil
+	}
+	public, err := tls.LoadX509KeyPair(p.cfg.TLS.Cert, p.cfg.TLS.Key)
+	if err != nil {
+		return nil, &ConfigError{[]Problem{{Key: "tls.cert", Msg: "it can't be served with tls.key: " + err.Error()}}}
+	}
+	return &public, nil
+}
+
+// loadOwn reads the daemon's own identity and serves it beside public.
+func (p *parts) loadOwn(public *tls.Certificate) error {
 	own, err := identity.Load(p.dir.server())
 	if err != nil {
 		return fmt.Errorf("read the daemon's own certificate: %w", err)
@@ -34,13 +55,7 @@ func (p *parts) loadServer() error {
 	if !slices.Equal(certificateNames(own), slices.Sorted(slices.Values(p.cfg.DNS))) {
 		next.renewAt = time.Time{} // the configured names changed
 	}
-	if p.cfg.TLS.Cert != "" {
-		public, err := tls.LoadX509KeyPair(p.cfg.TLS.Cert, p.cfg.TLS.Key)
-		if err != nil {
-			return fmt.Errorf("read tls.cert and tls.key: %w", err)
-		}
-		next.public = &public
-	}
+	next.public = public
 	p.server.Store(next)
 	return nil
 }
@@ -68,7 +83,15 @@ func (p *parts) certificate(hello *tls.ClientHelloInfo) (*tls.Certificate, error
 
 // ensureServer makes sure that there is a certificate to serve: the one on disk, renewed when it is time and possible.
 func (p *parts) ensureServer(ctx context.Context) error {
-	err := p.loadServer()
+	public, err := p.loadPublic()
+	if err != nil {
+		return err
+	}
+	return p.ensureOwn(ctx, public)
+}
+
+func (p *parts) ensureOwn(ctx context.Context, public *tls.Certificate) error {
+	err := p.loadOwn(public)
 	if err == nil && p.now().Before(p.server.Load().renewAt) {
 		return nil
 	}
@@ -76,7 +99,7 @@ func (p *parts) ensureServer(ctx context.Context) error {
 		return err // never replace a key that can't be read
 	}
 	missing := err != nil
-	if err := p.renewServer(ctx); err != nil {
+	if err := p.renewServer(ctx, public); err != nil {
 		if missing {
 			return err
 		}
@@ -85,8 +108,9 @@ func (p *parts) ensureServer(ctx context.Context) error {
 	return nil
 }
 
-// renewServer issues the daemon's own certificate with a new key, and serves it.
-func (p *parts) renewServer(ctx context.Context) error {
+// renewServer issues the daemon's own certificate with a new key, and serves it beside public: the files of that one may
+// be gone or half replaced by now, which must not keep the new one from being served, or each look would issue another.
+func (p *parts) renewServer(ctx context.Context, public *tls.Certificate) error {
 	key, err := identity.NewKey("P-256")
 	if err != nil {
 		return err
@@ -104,7 +128,7 @@ func (p *parts) renewServer(ctx context.Context) error {
 		return err
 	}
 	p.log.Info("the daemon's own certificate is issued", "serial", cert.Serial, "not_after", cert.NotAfter)
-	return p.loadServer()
+	return p.loadOwn(public)
 }
 
 // keepServer renews the daemon's own certificate in time. It looks at the wall clock every 30 s, so that a machine that
@@ -118,12 +142,17 @@ func (p *parts) keepServer(ctx context.Context) error {
 			return nil
 		case <-tick.C:
 		}
-		if p.now().Before(p.server.Load().renewAt) || p.keys.Sealed() {
-			continue
-		}
-		if err := p.renewServer(ctx); err != nil && ctx.Err() == nil {
-			p.log.Error("renew the daemon's own certificate", "err", err, "not_after", p.server.Load().notAfter)
-		}
+		p.renewDue(ctx)
+	}
+}
+
+// renewDue renews the daemon's own certificate when it is time and possible.
+func (p *parts) renewDue(ctx context.Context) {
+	if p.now().Before(p.server.Load().renewAt) || p.keys.Sealed() {
+		return
+	}
+	if err := p.renewServer(ctx, p.server.Load().public); err != nil && ctx.Err() == nil {
+		p.log.Error("renew the daemon's own certificate", "err", err, "not_after", p.server.Load().notAfter)
 	}
 }
 
