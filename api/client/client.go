@@ -206,7 +206,7 @@ func (c *Client) send(ctx context.Context, rq call) (*http.Response, error) {
 		if errors.As(err, &wrapped) {
 			err = wrapped.Err
 		}
-		return nil, fmt.Errorf("%s %s: %w", rq.method, rq.path, err)
+		return nil, &UnreachableError{Method: rq.method, Path: rq.path, Err: err}
 	}
 	if response.StatusCode/100 != 2 {
 		defer response.Body.Close()

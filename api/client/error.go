@@ -36,6 +36,18 @@ func (e *APIError) Error() string {
 // Code is the daemon's code, "" when the answer was none of the daemon's.
 func (e *APIError) Code() countersign.Code { return e.Problem.Code }
 
+// UnreachableError says that there was no answer: no connection, no handshake, no HTTP, or none in time.
+type UnreachableError struct {
+	Method, Path string
+	Err          error
+}
+
+// Error names the call and the cause.
+func (e *UnreachableError) Error() string { return e.Method + " " + e.Path + ": " + e.Err.Error() }
+
+// Unwrap gives the cause.
+func (e *UnreachableError) Unwrap() error { return e.Err }
+
 // OAuthError is an answer that is no success, from a route under /oauth2.
 type OAuthError struct {
 	Status     int

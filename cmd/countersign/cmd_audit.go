@@ -28,6 +28,9 @@ func (a *app) auditTail() *cobra.Command {
 	c := &cobra.Command{
 		Use: "tail", Short: "print the newest records", Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := checkCount("--lines", lines); err != nil {
+				return err
+			}
 			return a.withDaemon(func(c *client.Client) error {
 				found, err := c.Audit(cmd.Context(), client.AuditQuery{Limit: lines, Newest: true})
 				if err != nil {
@@ -68,9 +71,12 @@ func (a *app) auditSearch() *cobra.Command {
 	c := &cobra.Command{
 		Use: "search [TEXT]", Short: "find records, newest first",
 		Example: "  countersign audit search --outcome denied --since 1h\n  countersign audit search --subject orders --type token.issued -o json",
-		Args:    cobra.MaximumNArgs(1),
+		Args:    upTo("TEXT"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			var err error
+			err := checkCount("--limit", query.Limit)
+			if err != nil {
+				return err
+			}
 			if query.Since, err = a.instant("--since", since); err != nil {
 				return err
 			}
@@ -147,7 +153,7 @@ func recordLine(r wire.AuditRecord) string {
 	if r.Code != "" {
 		line += "  " + string(r.Code) + " " + r.Code.Info().Title
 	}
-	return line
+	return printable(line)
 }
 
 func (a *app) auditVerify() *cobra.Command {

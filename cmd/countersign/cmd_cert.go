@@ -62,6 +62,9 @@ func (a *app) renew(ctx context.Context, out string, r renewal) error {
 		return err
 	}
 	defer c.Close()
+	if err := checkOut(out); err != nil {
+		return err
+	}
 	key, csr, err := newRequest(r.alg)
 	if err != nil {
 		return err
@@ -81,6 +84,9 @@ func (a *app) certList() *cobra.Command {
 	c := &cobra.Command{
 		Use: "list", Short: "list the certificates that this authority issued", Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := checkCount("--limit", query.Limit); err != nil {
+				return err
+			}
 			return a.withDaemon(func(c *client.Client) error {
 				page, err := c.Certificates(cmd.Context(), query)
 				if err != nil {

@@ -27,7 +27,7 @@ nothing is sent before that is verified. --out becomes an identity directory: PE
 STRING is what "countersign join-token create" printed, in quotes; - reads it from standard input, and
 COUNTERSIGN_JOIN_FILE names a file with it (better than an argument: other users of a machine can read arguments).`,
 		Example: "  countersign join 'https://ca.internal:8443#...' --out /etc/orders/identity",
-		Args:    cobra.MaximumNArgs(1),
+		Args:    upTo("STRING"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			lifetime, err := optionalDuration("--ttl", ttl)
 			if err != nil {

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -244,13 +245,15 @@ func (a *app) addOperator(ctx context.Context, c *client.Client, name, role, out
 // checkOut refuses, before anything is asked of the daemon, a directory that could not be written afterwards.
 func checkOut(dir string) error {
 	entries, err := os.ReadDir(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+	absent := errors.Is(err, fs.ErrNotExist)
+	if err == nil || absent {
+		err = tryWrite(dir)
 	}
 	if err != nil {
-		return &failure{Exit: exitLocal, What: "can't write to " + dir, Why: cause(err), err: err}
+		return &failure{Exit: exitLocal, What: "can't write to " + dir, Why: cause(err), err: err,
+			Next: "make it writable for this user, or name another directory with --out"}
 	}
-	if len(entries) == 0 {
+	if absent || len(entries) == 0 {
 		return nil
 	}
 	if _, err := os.Lstat(dir + "/identity.json"); err != nil {
@@ -258,6 +261,23 @@ func checkOut(dir string) error {
 			Next: "name an empty or a new directory with --out"}
 	}
 	return nil
+}
+
+// tryWrite makes and removes a directory in dir, or in the nearest one above that exists.
+func tryWrite(dir string) error {
+	for {
+		_, err := os.Stat(dir)
+		parent := filepath.Dir(dir)
+		if !errors.Is(err, fs.ErrNotExist) || parent == dir {
+			break
+		}
+		dir = parent
+	}
+	probe, err := os.MkdirTemp(dir, ".countersign-")
+	if err != nil {
+		return err
+	}
+	return os.Remove(probe)
 }
 
 func (a *app) statusCommand() *cobra.Command {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -45,7 +46,7 @@ func (a *app) initCommand() *cobra.Command {
 				row(w, "root SHA-256", done.Fingerprint)
 				row(w, "first operator", done.Operator)
 			})
-			a.say("\nnext: countersign serve --dir %s\nKeep a copy of %s apart from backups: without it the keys can't be read.", done.Dir, filepath.Join(done.Dir, "kek"))
+			a.say("\nnext: countersign serve --dir %s\nKeep a copy of %s apart from backups: without it the keys can't be read.", shellWord(done.Dir), filepath.Join(done.Dir, "kek"))
 			return err
 		},
 	}
@@ -82,7 +83,7 @@ func (a *app) loadConfig(flags map[string]any) (daemon.Loaded, error) {
 	loaded, err := daemon.Load(a.dir, daemon.LoadOptions{Flags: flags, Environ: a.environ, Known: knownVariables()})
 	if daemon.NotInitialised(err) {
 		return loaded, &failure{Exit: exitLocal, What: "there is no authority in " + a.dir, Why: cause(err), err: err,
-			Next: "make one: countersign init --dir " + a.dir + " --trust-domain DOMAIN\nor name its directory with --dir or COUNTERSIGN_DIR"}
+			Next: "make one: countersign init --dir " + shellWord(a.dir) + " --trust-domain DOMAIN\nor name its directory with --dir or COUNTERSIGN_DIR"}
 	}
 	return loaded, err
 }
@@ -151,21 +152,40 @@ daemon with real keys; only the addresses say "dev".`,
 			if err != nil {
 				return err
 			}
-			return a.serve(cmd.Context(), nil, func(d *daemon.Daemon) { a.say("%s", a.devHelp(d)) })
+			flags, err := a.onLoopback()
+			if err != nil {
+				return err
+			}
+			return a.serve(cmd.Context(), flags, func(d *daemon.Daemon) { a.say("%s", a.devHelp(d)) })
 		},
 	}
 	return c
 }
 
+// onLoopback narrows the public address of a directory that was made by `init` and says all interfaces: `dev` promises
+// loopback. An address that the environment gives is somebody's wish.
+func (a *app) onLoopback() (map[string]any, error) {
+	loaded, err := a.loadConfig(nil)
+	if err != nil {
+		return nil, err
+	}
+	host, port, err := net.SplitHostPort(loaded.Config.Listen)
+	everywhere := err == nil && (host == "" || net.ParseIP(host).IsUnspecified())
+	if !everywhere || strings.HasPrefix(loaded.Origin["listen"], "environment") {
+		return nil, err
+	}
+	return map[string]any{"listen": net.JoinHostPort("127.0.0.1", port)}, nil
+}
+
 func (a *app) devHelp(d *daemon.Daemon) string {
 	dir := ""
 	if a.dir != defaultDir {
-		dir = " --dir " + a.dir
+		dir = " --dir " + shellWord(a.dir)
 	}
-	policy := filepath.Join(a.dir, "policy.yaml")
+	policy := shellWord(filepath.Join(a.dir, "policy.yaml"))
 	command := "countersign"
 	if strings.ContainsRune(os.Args[0], filepath.Separator) {
-		command = os.Args[0] // it is not on the PATH, or was not found there
+		command = shellWord(os.Args[0]) // it is not on the PATH, or was not found there
 	}
 	return strings.NewReplacer("{dir}", dir, "{policy}", policy, "{root}", daemon.Dir(a.dir).Root(),
 		"{public}", d.Addr("public").String(), "countersign{}", command).Replace(`

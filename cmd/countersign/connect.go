@@ -44,7 +44,7 @@ func checkSocket(dir, socket string) error {
 		return conn.Close()
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
 		return &failure{Exit: exitRemote, What: "no daemon runs on " + dir, Why: socket + " does not answer", err: err,
-			Next: "start it with `countersign serve --dir " + dir + "`, name its directory with --dir or COUNTERSIGN_DIR,\nor a remote daemon with --server URL --identity DIR"}
+			Next: "start it with `countersign serve --dir " + shellWord(dir) + "`, name its directory with --dir or COUNTERSIGN_DIR,\nor a remote daemon with --server URL --identity DIR"}
 	case errors.Is(err, fs.ErrPermission):
 		return &failure{Exit: exitDenied, What: "the admin socket is closed to this user", Why: err.Error(), err: err,
 			Next: "it serves root and the daemon's own user; others use --server URL --identity DIR"}
@@ -80,11 +80,15 @@ func loadIdentity(dir string) (*identity.Identity, error) {
 	id, err := identity.Load(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, &failure{Exit: exitLocal, What: dir + " is no identity directory", Why: err.Error(), err: err,
-			Next: "make one with `countersign join STRING --out " + dir + "`"}
+			Next: "make one with `countersign join STRING --out " + shellWord(dir) + "`"}
+	}
+	if errors.Is(err, fs.ErrPermission) {
+		return nil, &failure{Exit: exitLocal, What: "the identity in " + dir + " can't be read", Why: err.Error(), err: err,
+			Next: "run this as its owner"}
 	}
 	if err != nil {
 		return nil, &failure{Exit: exitLocal, What: "the identity in " + dir + " can't be used", Why: err.Error(), err: err,
-			Next: "join again with a new join token: countersign join STRING --out " + dir}
+			Next: "join again with a new join token: countersign join STRING --out " + shellWord(dir)}
 	}
 	return id, nil
 }

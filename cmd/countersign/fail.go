@@ -57,10 +57,16 @@ func (f *failure) Unwrap() error { return f.err }
 // fail shows err on standard error and returns its exit code.
 func (a *app) fail(err error) int {
 	f := explain(err)
-	if a.output == "json" {
+	switch a.output {
+	case "json":
 		body, _ := json.Marshal(f)
 		fmt.Fprintf(a.err, "%s\n", body)
 		return f.Exit
+	case "yaml":
+		if body, err := asYAML(f); err == nil {
+			_, _ = a.err.Write(body)
+			return f.Exit
+		}
 	}
 	fmt.Fprintf(a.err, "countersign: %s\n", f.What)
 	for _, line := range f.Details {
@@ -97,6 +103,8 @@ func explain(err error) *failure {
 		address  *daemon.AddressError
 		locked   *bolt.LockedError
 		netError *net.OpError
+		answer   *client.UnreachableError
+		shared   *daemon.SharedDirError
 	)
 	switch {
 	case errors.As(err, &f):
@@ -117,6 +125,12 @@ func explain(err error) *failure {
 			Next: "stop that one first, or choose another --dir"}
 	case errors.As(err, &address):
 		return explainAddress(address)
+	case errors.As(err, &shared):
+		return &failure{Exit: exitLocal, What: "others may write to the directory", Why: shared.Error(), err: err,
+			Next: "chmod go-w " + shellWord(shared.Dir) + ", or choose another --dir, or for a long one another XDG_RUNTIME_DIR"}
+	case errors.As(err, &answer) && !errors.As(err, &netError):
+		return &failure{Exit: exitRemote, What: "no daemon of this authority answers there", Why: err.Error(), err: err,
+			Next: "is --server (or the identity's server) the daemon's public address, and --root its authority's roots?"}
 	case errors.As(err, &netError):
 		return &failure{Exit: exitRemote, What: "the daemon can't be reached", Why: err.Error(),
 			Next: "is it running there? `countersign serve` or `countersign dev` starts one; --server names another"}
@@ -132,6 +146,9 @@ func explainDomain(err error) *failure {
 			f.Next = domain.Code.Info().Next
 		}
 		return f
+	}
+	if errors.Is(err, fs.ErrPermission) {
+		return &failure{Exit: exitLocal, What: err.Error(), Next: "run this as the owner, or choose another directory", err: err}
 	}
 	return &failure{Exit: exitLocal, What: err.Error()}
 }

@@ -27,7 +27,7 @@ func main() {
 
 // run is main without the process: what the tests call. It returns the exit code of interfaces.md.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	a := &app{in: stdin, out: stdout, err: stderr, environ: os.Environ()}
+	a := &app{in: untilDone{ctx, stdin}, out: stdout, err: stderr, environ: os.Environ()}
 	root := a.command()
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
@@ -38,6 +38,32 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		return exitInterrupted
 	}
 	return a.fail(err)
+}
+
+// untilDone is a reader that gives up when ctx ends: a read from a terminal would outlast Ctrl-C. The read that it gives
+// up goes on until the process ends.
+type untilDone struct {
+	ctx context.Context //nolint:containedctx // an io.Reader is told of nothing else
+	in  io.Reader
+}
+
+// Read reads, or gives the context's error.
+func (u untilDone) Read(p []byte) (int, error) {
+	type result struct {
+		n   int
+		err error
+	}
+	done, buffer := make(chan result, 1), make([]byte, len(p))
+	go func() {
+		n, err := u.in.Read(buffer)
+		done <- result{n, err}
+	}()
+	select {
+	case r := <-done:
+		return copy(p, buffer[:r.n]), r.err
+	case <-u.ctx.Done():
+		return 0, u.ctx.Err()
+	}
 }
 
 // app is one run of the command line.

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode"
 
 	"go.yaml.in/yaml/v3"
 )
@@ -27,24 +28,28 @@ func (a *app) show(v any, table func(w *tabwriter.Writer)) error {
 	return w.Flush()
 }
 
-// showYAML goes through JSON, so that both formats have the same names.
 func (a *app) showYAML(v any) error {
-	body, err := json.Marshal(v)
+	body, err := asYAML(v)
 	if err != nil {
 		return err
+	}
+	_, err = a.out.Write(body)
+	return err
+}
+
+// asYAML goes through JSON, so that both formats have the same names.
+func asYAML(v any) ([]byte, error) {
+	body, err := json.Marshal(v)
+	if err != nil {
+		return nil, err
 	}
 	decoder := json.NewDecoder(bytes.NewReader(body))
 	decoder.UseNumber()
 	var plain any
 	if err := decoder.Decode(&plain); err != nil {
-		return err
+		return nil, err
 	}
-	out, err := yaml.Marshal(numbers(plain))
-	if err != nil {
-		return err
-	}
-	_, err = a.out.Write(out)
-	return err
+	return yaml.Marshal(numbers(plain))
 }
 
 // numbers makes json.Number what YAML writes as a number.
@@ -107,7 +112,21 @@ func span(d time.Duration) string {
 
 // row writes one line of a table.
 func row(w *tabwriter.Writer, cells ...string) {
+	for i, cell := range cells {
+		cells[i] = printable(cell)
+	}
 	fmt.Fprintln(w, strings.Join(cells, "\t"))
+}
+
+// printable is s without what would steer a terminal or break a table: names of users and of foreign certificates are
+// written by strangers.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) || unicode.Is(unicode.Bidi_Control, r) {
+			return '?'
+		}
+		return r
+	}, s)
 }
 
 // dash is how a table shows nothing.
