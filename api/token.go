@@ -23,7 +23,7 @@ func (s *Server) token(rq *request) error {
 	}
 	parsed, err := sts.ParseRequest(form)
 	if err != nil {
-		return err
+		return s.refused(rq.Context, rq.caller, err) // a second credential in the form is a refusal, and is recorded
 	}
 	response, err := s.STS.Token(rq.Request().Context(), rq.caller, parsed)
 	if err != nil {
