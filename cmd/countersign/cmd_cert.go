@@ -25,7 +25,7 @@ func (a *app) certCommand() *cobra.Command {
 }
 
 func (a *app) certRenew() *cobra.Command {
-	var out, alg, ttl, password string
+	var f identityFlags
 	c := &cobra.Command{
 		Use: "renew --out DIR", Short: "renew the identity in a directory, with a new key",
 		Long: `Renews the identity in --out: makes a new key, proves the present identity by mTLS, and puts key and certificate in
@@ -33,24 +33,53 @@ place at once, so that readers see the old pair or the new one.`,
 		Example: "  countersign cert renew --out /etc/orders/identity",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			lifetime, err := optionalDuration("--ttl", ttl)
+			r, err := f.renewal()
 			if err != nil {
 				return err
 			}
-			return a.renew(cmd.Context(), out, renewal{alg: alg, ttl: lifetime, password: password})
+			return a.renew(cmd.Context(), f.out, r)
 		},
 	}
-	c.Flags().StringVar(&out, "out", "", "the identity directory")
-	c.Flags().StringVar(&alg, "key", "P-256", "kind of the new key: P-256, P-384, Ed25519, RSA-2048, RSA-3072, RSA-4096")
-	c.Flags().StringVar(&ttl, "ttl", "", "lifetime to ask for (default: what the policy gives)")
-	c.Flags().StringVar(&password, "p12-password", "", "password of the PKCS#12 files (default changeit)")
+	f.add(c)
 	return c
 }
 
+// identityFlags are those of the commands that fill an identity directory for a service.
+type identityFlags struct{ out, alg, ttl, passwordFile string }
+
+func (f *identityFlags) add(c *cobra.Command) {
+	c.Flags().StringVar(&f.out, "out", "", "the identity directory")
+	c.Flags().StringVar(&f.alg, "key", "P-256", "kind of the new key: P-256, P-384, Ed25519, RSA-2048, RSA-3072, RSA-4096")
+	c.Flags().StringVar(&f.ttl, "ttl", "", "lifetime to ask for (default: what the policy gives)")
+	c.Flags().StringVar(&f.passwordFile, "p12-password-file", "", "file with the password of the PKCS#12 files (default: it is changeit)")
+}
+
+// renewal is what they say. A password comes from a file: other users of a machine can read arguments.
+func (f *identityFlags) renewal() (renewal, error) {
+	r := renewal{alg: f.alg}
+	var err error
+	if r.ttl, err = optionalDuration("--ttl", f.ttl); err != nil || f.passwordFile == "" {
+		return r, err
+	}
+	body, err := readFile(f.passwordFile, maxPassword)
+	if err != nil {
+		return r, err
+	}
+	r.password = strings.TrimRight(string(body), "\r\n")
+	if r.password == "" {
+		return r, &failure{Exit: exitLocal, What: "there is no password in " + f.passwordFile, Why: "Java loads nothing from a store with an empty one",
+			Next: "write one into it, or leave --p12-password-file out"}
+	}
+	return r, nil
+}
+
+const maxPassword = 1 << 10
+
+// renewal is a certificate that a service asks for.
 type renewal struct {
 	alg      string
 	ttl      time.Duration
-	password string
+	password string // of the PKCS#12 files; "": changeit
 }
 
 func (a *app) renew(ctx context.Context, out string, r renewal) error {

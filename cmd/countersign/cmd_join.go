@@ -17,7 +17,7 @@ import (
 )
 
 func (a *app) joinCommand() *cobra.Command {
-	var out, alg, ttl, password string
+	var f identityFlags
 	c := &cobra.Command{
 		Use:   "join STRING|- --out DIR",
 		Short: "enrol this service: make a key, prove the join token, get the first certificate",
@@ -29,7 +29,7 @@ COUNTERSIGN_JOIN_FILE names a file with it (better than an argument: other users
 		Example: "  countersign join 'https://ca.internal:8443#...' --out /etc/orders/identity",
 		Args:    upTo("STRING"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			lifetime, err := optionalDuration("--ttl", ttl)
+			r, err := f.renewal()
 			if err != nil {
 				return err
 			}
@@ -42,16 +42,13 @@ COUNTERSIGN_JOIN_FILE names a file with it (better than an argument: other users
 				return &failure{Exit: exitLocal, What: "this is no join string", Why: err.Error(),
 					Next: "an operator makes one with `countersign join-token create SERVICE`"}
 			}
-			if out == "" {
+			if f.out == "" {
 				return &failure{Exit: exitLocal, What: "where to?", Why: "--out names no directory", Next: "--out DIR"}
 			}
-			return a.join(cmd.Context(), j, out, renewal{alg: alg, ttl: lifetime, password: password})
+			return a.join(cmd.Context(), j, f.out, r)
 		},
 	}
-	c.Flags().StringVar(&out, "out", "", "identity directory to write")
-	c.Flags().StringVar(&alg, "key", "P-256", "kind of key: P-256, P-384, Ed25519, RSA-2048, RSA-3072, RSA-4096")
-	c.Flags().StringVar(&ttl, "ttl", "", "lifetime to ask for (default: what the policy gives)")
-	c.Flags().StringVar(&password, "p12-password", "", "password of the PKCS#12 files (default changeit)")
+	f.add(c)
 	return c
 }
 

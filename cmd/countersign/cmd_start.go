@@ -197,7 +197,7 @@ services: [{name: reports}, {name: orders, dns: [orders.dev.internal]}]
 calls: [{from: reports, to: orders, scopes: [orders:read], machine: [orders:read]}]
 END
 countersign{}{dir} policy apply {policy}
-countersign{}{dir} join "$(countersign{}{dir} join-token create reports)" --out ./reports
+countersign{}{dir} join-token create reports | countersign{} join - --out ./reports
 countersign{} token request --identity ./reports --audience orders > token
 countersign{} token verify token --audience orders --identity ./reports
 countersign{}{dir} audit tail

@@ -68,7 +68,11 @@ func TestOpenSSL(t *testing.T) {
 func TestKeytool(t *testing.T) {
 	i := newInstance(t, raceBinary(t))
 	i.apply(t, strings.ReplaceAll(chainPolicy, "IDP", "https://idp.example"))
-	dir := i.join(t, "orders", "--p12-password", "another1")
+	password := filepath.Join(t.TempDir(), "password")
+	if err := os.WriteFile(password, []byte("another1\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	dir := i.join(t, "orders", "--p12-password-file", password)
 	out := tool(t, dir, "keytool", "-list", "-v", "-keystore", "keystore.p12", "-storepass", "another1")
 	if !strings.Contains(out, "Certificate chain length: 2") || !strings.Contains(out, "PrivateKeyEntry") {
 		t.Errorf("keytool sees in keystore.p12: %s", out)
