@@ -14,6 +14,8 @@ import (
 	"net/url"
 	"time"
 
+	"go.step.sm/crypto/x509util"
+
 	"github.com/countersign/countersign"
 )
 
@@ -44,32 +46,32 @@ type Subject struct {
 
 const maxCN = 64 // ub-common-name, RFC 5280 appendix A.1
 
-// Template makes the template of a certificate of profile p. It is pure: the same Subject gives the same template.
+// Template makes the template of a certificate of profile p. It is pure: the same Subject gives the same template. The
+// fields are smallstep's; its text templates are not used, because they would let a name write more than a name.
 func (p Profile) Template(s Subject) (*x509.Certificate, error) {
 	keyID, err := subjectKeyID(s.Key)
 	if err != nil {
 		return nil, err
 	}
-	t := &x509.Certificate{
-		SerialNumber: s.Serial, NotBefore: s.NotBefore, NotAfter: s.NotAfter,
-		BasicConstraintsValid: true, SubjectKeyId: keyID, AuthorityKeyId: keyID,
-		DNSNames: s.DNS, IPAddresses: s.IPs,
-		SignatureAlgorithm: x509.ECDSAWithSHA256,
-	}
-	if s.Issuer != nil {
-		t.AuthorityKeyId = s.Issuer.SubjectKeyId
-	}
 	usages, ok := p.extKeyUsages()
 	if !ok {
 		return nil, fmt.Errorf("there is no profile %q", string(p))
+	}
+	t := &x509util.Certificate{
+		SerialNumber: x509util.SerialNumber{Int: s.Serial}, NotBefore: s.NotBefore, NotAfter: s.NotAfter,
+		BasicConstraints: &x509util.BasicConstraints{}, SubjectKeyID: keyID, AuthorityKeyID: keyID,
+		DNSNames: s.DNS, IPAddresses: s.IPs, ExtKeyUsage: usages,
+		SignatureAlgorithm: x509util.SignatureAlgorithm(x509.ECDSAWithSHA256),
+	}
+	if s.Issuer != nil {
+		t.AuthorityKeyID = s.Issuer.SubjectKeyId
 	}
 	if p.signs() {
 		err = p.signingTemplate(t, s)
 	} else {
 		err = p.leafTemplate(t, s)
 	}
-	t.ExtKeyUsage = usages
-	return t, err
+	return t.GetCertificate(), err
 }
 
 // signs tells whether certificates of p sign certificates.
@@ -103,7 +105,7 @@ func (p Profile) idKind() countersign.IDKind {
 	return countersign.NoID
 }
 
-func (p Profile) leafTemplate(t *x509.Certificate, s Subject) error {
+func (p Profile) leafTemplate(t *x509util.Certificate, s Subject) error {
 	if s.ID.Kind() != p.idKind() {
 		return fmt.Errorf("the ID %s is none of a %s", s.ID, p)
 	}
@@ -112,28 +114,28 @@ func (p Profile) leafTemplate(t *x509.Certificate, s Subject) error {
 		return fmt.Errorf("the ID as a URI: %w", err)
 	}
 	t.URIs = []*url.URL{id}
-	t.Subject = pkix.Name{CommonName: s.ID.Name()}
-	t.KeyUsage = x509.KeyUsageDigitalSignature
+	t.Subject = x509util.Subject{CommonName: s.ID.Name()}
+	usage := x509.KeyUsageDigitalSignature
 	if _, ok := s.Key.(*rsa.PublicKey); ok {
-		t.KeyUsage |= x509.KeyUsageKeyEncipherment
+		usage |= x509.KeyUsageKeyEncipherment
 	}
+	t.KeyUsage = x509util.KeyUsage(usage)
 	return nil
 }
 
 // signingTemplate leaves the root's path length open: only what hangs below the intermediate is closed (pathlen 0).
-func (p Profile) signingTemplate(t *x509.Certificate, s Subject) error {
+func (p Profile) signingTemplate(t *x509util.Certificate, s Subject) error {
 	id, err := trustDomainURI(s.TrustDomain)
 	if err != nil {
 		return err
 	}
 	t.URIs = []*url.URL{id}
-	t.Subject = pkix.Name{CommonName: signingName(s.TrustDomain, p, t.SubjectKeyId)}
-	t.IsCA = true
-	t.MaxPathLen, t.MaxPathLenZero = -1, false
+	t.Subject = x509util.Subject{CommonName: signingName(s.TrustDomain, p, t.SubjectKeyID)}
+	t.BasicConstraints = &x509util.BasicConstraints{IsCA: true, MaxPathLen: -1}
 	if p == ProfileIntermediate {
-		t.MaxPathLen, t.MaxPathLenZero = 0, true
+		t.BasicConstraints.MaxPathLen = 0
 	}
-	t.KeyUsage = x509.KeyUsageCertSign | x509.KeyUsageCRLSign
+	t.KeyUsage = x509util.KeyUsage(x509.KeyUsageCertSign | x509.KeyUsageCRLSign)
 	return nil
 }
 

@@ -2,14 +2,13 @@ package identity
 
 import (
 	"crypto"
-	"crypto/ecdsa"
-	"crypto/ed25519"
-	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/rsa"
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
+
+	"go.step.sm/crypto/keyutil"
+	"go.step.sm/crypto/pemutil"
 )
 
 // NewKey makes a private key of one of the policy's key types: "P-256" (also for ""), "P-384", "Ed25519", "RSA-2048",
@@ -17,18 +16,17 @@ import (
 func NewKey(alg string) (crypto.Signer, error) {
 	switch alg {
 	case "", "P-256":
-		return ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		return keyutil.GenerateSigner("EC", "P-256", 0)
 	case "P-384":
-		return ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+		return keyutil.GenerateSigner("EC", "P-384", 0)
 	case "Ed25519":
-		_, key, err := ed25519.GenerateKey(rand.Reader)
-		return key, err
+		return keyutil.GenerateSigner("OKP", "Ed25519", 0)
 	case "RSA-2048":
-		return rsa.GenerateKey(rand.Reader, 2048)
+		return keyutil.GenerateSigner("RSA", "", 2048)
 	case "RSA-3072":
-		return rsa.GenerateKey(rand.Reader, 3072)
+		return keyutil.GenerateSigner("RSA", "", 3072)
 	case "RSA-4096":
-		return rsa.GenerateKey(rand.Reader, 4096)
+		return keyutil.GenerateSigner("RSA", "", 4096)
 	}
 	return nil, fmt.Errorf("%q is no key type: P-256, P-384, Ed25519, RSA-2048, RSA-3072 and RSA-4096 are", alg)
 }
@@ -39,5 +37,13 @@ func CSR(key crypto.Signer) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make a certificate request: %w", err)
 	}
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}), nil
+	request, err := x509.ParseCertificateRequest(der)
+	if err != nil {
+		return nil, fmt.Errorf("read the certificate request: %w", err)
+	}
+	block, err := pemutil.Serialize(request)
+	if err != nil {
+		return nil, fmt.Errorf("encode the certificate request: %w", err)
+	}
+	return pem.EncodeToMemory(block), nil
 }
