@@ -48,6 +48,7 @@ type Log struct {
 	marked     atomic.Uint64 // the newest sequence that a durable checkpoint signs
 	unsigned   atomic.Int64  // events since a checkpoint was last begun
 	sign       chan struct{} // cap 1: enough events for a checkpoint
+	moved      chan struct{} // cap 1: the loop has something to do
 	stop       chan struct{}
 	loopDone   chan struct{}
 	writeDone  chan struct{}
@@ -90,7 +91,7 @@ func Open(ctx context.Context, cfg Config) (*Log, error) {
 	l := &Log{
 		cfg: cfg, logger: cfg.Logger, opened: time.Now(), lock: lock,
 		reserve: newReserve(filepath.Join(cfg.Dir, "reserve"), cfg.Reserve),
-		sign:    make(chan struct{}, 1), stop: make(chan struct{}),
+		sign:    make(chan struct{}, 1), moved: make(chan struct{}, 1), stop: make(chan struct{}),
 		loopDone: make(chan struct{}), writeDone: make(chan struct{}),
 	}
 	l.pool.New = func() any { return &request{done: make(chan error, 1)} }
@@ -192,6 +193,7 @@ func (l *Log) SetSigner(sign Signer) {
 		return
 	}
 	l.signer.Store(&sign)
+	l.wakeLoop()
 }
 
 // Appended is closed when the next event is durable. Call it, then read, then wait.

@@ -11,19 +11,18 @@ import (
 	countersign "github.com/countersign/countersign"
 )
 
-// minuteTicks is how many ticks of the loop make a minute.
-const minuteTicks = int(time.Minute / tickInterval)
-
-// loop is the log's own goroutine: once a second it sees whether trouble is over, signs and stores the head; once a
-// minute it records the strangers and lets old segments go. A failure is logged when it begins and when it ends.
+// loop is the log's own goroutine: a second after something happened, and each second while something is left to do, it
+// sees whether trouble is over, signs and stores the head; once a minute it records the strangers and lets old segments
+// go. An idle log wakes nobody in between. A failure is logged when it begins and when it ends.
 func (l *Log) loop() {
 	defer close(l.loopDone)
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
-	ticker := time.NewTicker(tickInterval)
-	defer ticker.Stop()
+	minute := time.Now().Add(time.Minute)
+	timer := time.NewTimer(tickInterval)
+	defer timer.Stop()
 	said := make(map[string]bool)
-	for tick := 1; ; tick++ {
+	for ticking := true; ; {
 		select {
 		case <-l.stop:
 			l.do(said, "record the refusals of strangers", l.flushStrangers(ctx))
@@ -31,9 +30,14 @@ func (l *Log) loop() {
 			return
 		case <-l.sign:
 			l.do(said, "sign the head", l.checkpoint(ctx))
-			tick--
 			continue
-		case <-ticker.C:
+		case <-l.moved:
+			if !ticking {
+				ticking = true
+				timer.Reset(tickInterval)
+			}
+			continue
+		case <-timer.C:
 		}
 		if l.trouble.Load() != nil {
 			l.probe.Store(true)
@@ -42,10 +46,32 @@ func (l *Log) loop() {
 		l.do(said, "sign the head", l.checkpoint(ctx))
 		l.do(said, "store the head", l.storeHead(ctx))
 		l.do(said, "fill the reserve", l.reserve.fill())
-		if tick%minuteTicks == 0 {
+		if !time.Now().Before(minute) {
 			l.do(said, "record the refusals of strangers", l.flushStrangers(ctx))
 			l.do(said, "remove old segments", l.prune(ctx))
+			minute = time.Now().Add(time.Minute)
 		}
+		// What moves after this look is told by l.moved: it is said after the state has changed.
+		wait := time.Until(minute)
+		if ticking = l.unsettled(); ticking {
+			wait = min(wait, tickInterval)
+		}
+		timer.Reset(wait)
+	}
+}
+
+// unsettled tells whether the loop has something left to do that can't wait for the minute.
+func (l *Log) unsettled() bool {
+	head := l.head.Load()
+	return l.trouble.Load() != nil || head.seq != l.storedHead || !l.reserve.full() ||
+		l.signer.Load() != nil && head.event > l.marked.Load()
+}
+
+// wakeLoop tells the loop that something happened: the head, the trouble or the signer is another one.
+func (l *Log) wakeLoop() {
+	select {
+	case l.moved <- struct{}{}:
+	default:
 	}
 }
 

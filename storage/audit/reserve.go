@@ -89,6 +89,13 @@ func (r *reserve) fill() error {
 	return nil
 }
 
+// full tells whether fill has nothing left to do.
+func (r *reserve) full() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.file == nil || r.written >= r.want
+}
+
 // giveUp frees the space.
 func (r *reserve) giveUp() error {
 	r.mu.Lock()

@@ -94,6 +94,7 @@ func (l *Log) commit(batch []*request, ahead int64) error {
 	first := l.head.Load().seq + 1
 	l.index.wrote(first, at, batch[0].wall)
 	l.head.Store(&next)
+	l.wakeLoop()
 	l.metrics.records.Add(float64(events))
 	for _, r := range batch {
 		if r.kind == kindCheckpoint && len(r.sums) > 0 {
@@ -176,6 +177,7 @@ func (l *Log) failed(batch []*request, err error) {
 	t.fatal = errors.As(err, &failedSync)
 	l.refused.Store(0)
 	l.trouble.Store(t)
+	l.wakeLoop()
 	l.logger.Error("the audit log can't be written; everything that must be recorded is refused", "err", err)
 	if t.fatal {
 		l.cfg.Fatal(err)
