@@ -25,6 +25,10 @@ func readYAML(doc []byte, found *faults) (*yaml.Node, bool) {
 	if checkText(doc, found); !found.none() {
 		return nil, false
 	}
+	if line, column := nesting(doc); line > 0 {
+		found.add(Fault{Line: line, Column: column, Msg: fmt.Sprintf("this is nested more than %d deep", maxDepth)})
+		return nil, false
+	}
 	reader := yaml.NewDecoder(bytes.NewReader(doc))
 	var first, second yaml.Node
 	if err := reader.Decode(&first); err != nil {
