@@ -33,6 +33,7 @@ const (
 	CodeRateAddress      Code = "CS1021"
 	CodeStopping         Code = "CS1030"
 	CodeTimeout          Code = "CS1031"
+	CodeClock            Code = "CS1032"
 	CodeCSR              Code = "CS2001"
 	CodeCSRKey           Code = "CS2002"
 	CodeCSRSignature     Code = "CS2003"
@@ -144,6 +145,8 @@ func Codes() []CodeInfo {
 			"repeat in a moment"},
 		{CodeTimeout, Unavailable, oauthNotNow, "the request was not served in time",
 			"repeat; if it happens again, look at the daemon's disk and load"},
+		{CodeClock, Unavailable, oauthNotNow, "the daemon's clock leapt: nothing that carries a time is signed until it is right or confirmed",
+			"countersign clock status; set the clock right, or countersign clock confirm"},
 		{CodeCSR, Invalid, "", "the certificate request can't be read",
 			"make a PKCS#10 request in PEM, with no names or only those of the policy"},
 		{CodeCSRKey, Invalid, "", "the key of the certificate request is not one that may be certified",
@@ -244,8 +247,8 @@ func Codes() []CodeInfo {
 			"countersign key list"},
 		{CodeRotationPending, Conflict, "", "a key is published already and waits to sign",
 			"wait until the new key signs, or rotate with --now"},
-		{CodePurpose, Invalid, "", "keys of this purpose are not rotated here",
-			"only `token` keys are rotated by command"},
+		{CodePurpose, Invalid, "", "keys of this purpose are not rotated or retired here",
+			"only `token` keys are rotated and retired by command"},
 		{CodeKeyInUse, Conflict, "", "the key may not be retired yet",
 			"wait as the message says, or retire with --compromised"},
 		{CodeKeysMany, Conflict, "", "as many keys verify as a key set may hold",

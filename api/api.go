@@ -48,6 +48,7 @@ type Config struct {
 	Registry *prometheus.Registry // what /metrics shows; nil: one of its own
 	Now      func() time.Time     // nil: time.Now
 	Ready    func() error         // a further reason not to be ready; may be nil
+	Clock    Clock                // nil: the clock is not guarded, and /v1/clock is not found
 }
 
 // Server makes the handlers of the listeners. It starts no goroutine.
@@ -58,6 +59,7 @@ type Server struct {
 	uid           int
 	identities    *buckets
 	addresses     *buckets
+	rooms         rooms
 	metrics       metrics
 	stop          sync.Once
 	stopping      chan struct{}
@@ -86,6 +88,7 @@ func New(cfg Config) (*Server, error) {
 		uid:        os.Getuid(),
 		identities: newBuckets(cfg.Limits.Identity),
 		addresses:  newBuckets(cfg.Limits.Address),
+		rooms:      newRooms(),
 		stopping:   make(chan struct{}),
 	}
 	if s.metrics, err = newMetrics(cfg.Registry); err != nil {

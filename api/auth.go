@@ -42,7 +42,9 @@ func (s *Server) guard(r route, l listener) echo.HandlerFunc {
 		if rq.query, err = readQuery(c.Request(), r); err != nil {
 			return err
 		}
-		if rq.body, err = readBody(c.Response(), c.Request(), r); err != nil {
+		room := s.rooms.of(r)
+		defer room.leave()
+		if rq.body, err = readBody(c.Response(), c.Request(), r, room); err != nil {
 			return err
 		}
 		return r.handle(s, rq)

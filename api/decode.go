@@ -55,7 +55,7 @@ func readQuery(rq *http.Request, r route) (map[string]string, error) {
 }
 
 // readBody reads what the route allows and not a byte more. The media type is judged before.
-func readBody(w http.ResponseWriter, rq *http.Request, r route) ([]byte, error) {
+func readBody(w http.ResponseWriter, rq *http.Request, r route, room *room) ([]byte, error) {
 	if r.body > 0 {
 		if err := checkMedia(rq.Header, r); err != nil {
 			return nil, err
@@ -65,9 +65,12 @@ func readBody(w http.ResponseWriter, rq *http.Request, r route) ([]byte, error) 
 		w.Header().Set("Connection", "close") // rather than read it all away
 		return nil, tooLarge(r.body)
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, rq.Body, r.body))
+	body, err := room.read(rq.Context(), http.MaxBytesReader(w, rq.Body, r.body))
 	var over *http.MaxBytesError
+	var waited *countersign.Error
 	switch {
+	case errors.As(err, &waited):
+		return nil, err
 	case errors.As(err, &over):
 		return nil, tooLarge(r.body)
 	case err != nil:

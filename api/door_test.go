@@ -336,6 +336,29 @@ func TestServicesAndKeys(t *testing.T) {
 	if _, err := admin.Rotate(t.Context(), "token", wire.RotateRequest{Now: true}); err != nil {
 		t.Errorf("an admin rotates at once: %v", err)
 	}
+	before, err = admin.Keys(t.Context())
+	k.must(err)
+	i = slices.IndexFunc(before.Keys, func(key wire.Key) bool { return key.Purpose == "token" && key.State == "retired" })
+	retire := k.url + "/v1/keys/" + before.Keys[i].ID + "/retire"
+	if got := k.send(raw, http.MethodPost, retire, `{"compromised": true}`, "Content-Type", wire.JSON); got.status != 403 || got.code() != countersign.CodeRole {
+		t.Errorf("an operator retires a key: %d %s", got.status, got.body)
+	}
+	if got := k.send(k.raw(k.operator("eva", countersign.RoleAdmin)), http.MethodPost, retire, `{"compromise": true}`, "Content-Type", wire.JSON); got.code() != countersign.CodeBody {
+		t.Errorf("a misspelt member: %d %s", got.status, got.body)
+	}
+	if _, err := admin.Retire(t.Context(), before.Keys[i].ID, wire.RetireRequest{}); err == nil {
+		t.Error("a key was retired before its time")
+	}
+	plan, err = admin.Retire(t.Context(), before.Keys[i].ID, wire.RetireRequest{Compromised: true, DryRun: true})
+	k.must(err)
+	if after, err = admin.Keys(t.Context()); err != nil || !plan.DryRun || plan.Note == "" || len(after.Keys) != len(before.Keys) {
+		t.Errorf("a dry run: %+v, %d keys, %v", plan, len(after.Keys), err)
+	}
+	_, err = admin.Retire(t.Context(), before.Keys[i].ID, wire.RetireRequest{Compromised: true})
+	k.must(err)
+	if after, err = admin.Keys(t.Context()); err != nil || len(after.Keys) != len(before.Keys)-1 {
+		t.Errorf("%d keys, then %d, %v", len(before.Keys), len(after.Keys), err)
+	}
 	if _, err := admin.Rotate(t.Context(), "nothing", wire.RotateRequest{}); err == nil {
 		t.Error("a purpose that does not exist was rotated")
 	}

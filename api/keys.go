@@ -39,12 +39,30 @@ func (s *Server) rotate(rq *request) error {
 	if err != nil {
 		return err
 	}
-	out := wire.KeyPlan{At: plan.At, DryRun: in.DryRun, Keys: make([]wire.Key, 0, len(plan.Keys))}
+	return rq.answer(http.StatusOK, keyPlan(plan))
+}
+
+// retire takes a key out of the published ones, before its time only if it is said to be compromised.
+func (s *Server) retire(rq *request) error {
+	var in wire.RetireRequest
+	if err := rq.decodeJSON(&in); err != nil {
+		return err
+	}
+	plan, err := s.Keys.Retire(rq.Request().Context(), rq.caller, rq.Param("kid"),
+		keyring.RetireOptions{Compromised: in.Compromised, DryRun: in.DryRun})
+	if err != nil {
+		return err
+	}
+	return rq.answer(http.StatusOK, keyPlan(plan))
+}
+
+func keyPlan(plan keyring.Plan) wire.KeyPlan {
+	out := wire.KeyPlan{At: plan.At, DryRun: plan.DryRun, Note: plan.Note, Keys: make([]wire.Key, 0, len(plan.Keys))}
 	for _, k := range plan.Keys {
 		out.Keys = append(out.Keys, wire.Key{
 			ID: k.ID, Purpose: string(k.Purpose), Alg: k.Alg, State: k.State, Published: k.Published, SignsFrom: k.SignsFrom,
 			SignsUntil: k.SignsUntil, VerifiesUntil: k.VerifiesUntil, New: k.New,
 		})
 	}
-	return rq.answer(http.StatusOK, out)
+	return out
 }

@@ -56,6 +56,11 @@ func (s *Server) readiness() wire.Readiness {
 	if err := s.Audit.Err(); err != nil {
 		reasons = append(reasons, "the audit log can't be written")
 	}
+	if s.Clock != nil {
+		if state := s.Clock.State(); !state.Trusted {
+			reasons = append(reasons, state.Why)
+		}
+	}
 	if s.Ready != nil {
 		if err := s.Ready(); err != nil {
 			reasons = append(reasons, err.Error())

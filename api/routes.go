@@ -120,10 +120,13 @@ func routes(issuerPath string) []route {
 
 		{method: get, path: "/v1/keys", auth: authViewer, handle: (*Server).keys},
 		{method: post, path: "/v1/keys/:purpose/rotate", auth: authOperator, body: smallBody, media: wire.JSON, handle: (*Server).rotate},
+		{method: post, path: "/v1/keys/:kid/retire", auth: authAdmin, body: smallBody, media: wire.JSON, handle: (*Server).retire},
 
 		{method: get, path: "/v1/audit", auth: authViewer, query: auditParameters(), long: true, handle: (*Server).searchAudit},
 		{method: get, path: "/v1/audit/verification", auth: authViewer, long: true, handle: (*Server).verifyAudit},
 		{method: get, path: "/v1/status", auth: authViewer, handle: (*Server).status},
+		{method: get, path: "/v1/clock", auth: authViewer, handle: (*Server).clock},
+		{method: post, path: "/v1/clock/confirm", auth: authAdmin, body: smallBody, media: wire.JSON, handle: (*Server).confirmClock},
 	}
 	if issuerPath != "" {
 		appended := route{method: get, path: issuerPath + "/.well-known/openid-configuration", auth: authPublic, handle: (*Server).metadata}

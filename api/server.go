@@ -24,6 +24,9 @@ type ServerConfig struct {
 const (
 	maxHeader  = 16 << 10
 	maxStreams = 250 // concurrent requests of one HTTP/2 connection
+	// What an HTTP/2 peer may send before a handler reads it. By net/http's default it would be 1 MiB a connection, and so
+	// much memory for each peer whose requests wait.
+	maxUnread = 32 << 10
 )
 
 // NewServer is an http.Server that no slow, silent or flooding peer can hold up. The caller serves it with ServeTLS on a
@@ -41,7 +44,9 @@ func NewServer(cfg ServerConfig) *http.Server {
 		WriteTimeout:      orDefault(cfg.Write, 60*time.Second),
 		IdleTimeout:       orDefault(cfg.Idle, 2*time.Minute),
 		MaxHeaderBytes:    maxHeader - 4096, // net/http adds 4 KiB of its own
-		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxStreams},
+		HTTP2: &http.HTTP2Config{
+			MaxConcurrentStreams: maxStreams, MaxReceiveBufferPerStream: maxUnread, MaxReceiveBufferPerConnection: 4 * maxUnread,
+		},
 		// Broken handshakes are what strangers cause: worth a line to who looks for it, not an alarm.
 		ErrorLog: slog.NewLogLogger(cfg.Logger.Handler(), slog.LevelDebug),
 	}

@@ -43,7 +43,7 @@ type order struct {
 //
 // Codes: CodeCSR, CodeCSRKey, CodeCSRSignature, CodeTooLarge, CodeTTL, CodeNotInPolicy, CodeServiceDisabled,
 // CodeJoinToken, CodeJoinTokenUsed, CodeJoinTokenExpired, CodeKeyRevoked, CodeRevokedPeer, CodeIssuerExpiring,
-// CodeSealed, CodeBusy, CodeUnknownOutcome, CodeAudit.
+// CodeSealed, CodeClock, CodeBusy, CodeUnknownOutcome, CodeAudit.
 func (a *Authority) Issue(ctx context.Context, by countersign.Caller, r IssueRequest) (*Certificate, error) {
 	o, err := a.decide(by, r)
 	if err == nil {
@@ -168,6 +168,10 @@ const maxTries = 8
 
 // fulfil takes an order from the store's records to the certificate that may leave: house.md, flow 1.
 func (a *Authority) fulfil(ctx context.Context, o order) (*Certificate, error) {
+	// The signer asks it again; here it keeps intents that would come to nothing out of the log.
+	if err := a.cfg.Keys.Guard(); err != nil {
+		return nil, err
+	}
 	s, err := a.subject(o)
 	if err != nil {
 		return nil, err

@@ -49,7 +49,7 @@ const (
 func joinTable() storage.Table[joinRecord] { return storage.Table[joinRecord]{Name: "join_tokens"} }
 
 // CreateJoinToken makes a join token for a service of the policy in force. ttl is 1 min to 24 h; 0: Config.JoinTTL. The
-// caller must be an operator or admin. Codes: CodeRole, CodeTTL, CodeNotInPolicy, CodeServiceDisabled.
+// caller must be an operator or admin. Codes: CodeRole, CodeTTL, CodeNotInPolicy, CodeServiceDisabled, CodeClock.
 func (a *Authority) CreateJoinToken(ctx context.Context, by countersign.Caller, service string, ttl time.Duration) (JoinToken, error) {
 	token, err := a.createJoinToken(ctx, by, service, ttl)
 	if err != nil {
@@ -70,6 +70,9 @@ func (a *Authority) createJoinToken(ctx context.Context, by countersign.Caller, 
 		return JoinToken{}, countersign.Errorf(countersign.CodeParameter, "%v", err)
 	}
 	if _, err := serviceInForce(a.cfg.Policy(), id); err != nil {
+		return JoinToken{}, err
+	}
+	if err := a.cfg.Keys.Guard(); err != nil { // its end would be by a clock that may be wrong by years
 		return JoinToken{}, err
 	}
 	if ttl == 0 {

@@ -102,12 +102,16 @@ func (s *Service) Run(ctx context.Context) error {
 	tick := time.NewTicker(refreshEvery)
 	defer tick.Stop()
 	for {
-		p := s.cfg.Policy()
-		for i := range p.Issuers {
-			if _, err := s.issuers.keys(ctx, p, &p.Issuers[i], ""); err != nil && ctx.Err() == nil {
-				s.log.Debug("keys of an issuer are not at hand", "issuer", p.Issuers[i].Name, "error", err)
-			}
+		var all sync.WaitGroup // side by side: a slow issuer must not keep another's keys from coming
+		for p, i := s.cfg.Policy(), 0; i < len(p.Issuers); i++ {
+			issuer := &p.Issuers[i]
+			all.Go(func() {
+				if _, err := s.issuers.keys(ctx, p, issuer, ""); err != nil && ctx.Err() == nil {
+					s.log.Debug("keys of an issuer are not at hand", "issuer", issuer.Name, "error", err)
+				}
+			})
 		}
+		all.Wait()
 		select {
 		case <-ctx.Done():
 			return nil

@@ -2,6 +2,7 @@ package sts
 
 import (
 	"bytes"
+	"crypto"
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/json"
@@ -79,14 +80,28 @@ func marshal(v any) ([]byte, error) {
 	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
 }
 
+// signer is the key that signs alg now. A verifier that gets the token must find the key, so the set that is served is made
+// to hold it first. Between the two looks the key may be retired as compromised; then the one that took its place in the
+// same instant is asked for.
+func (s *Service) signer(alg string) (keyring.Key, crypto.Signer, error) {
+	for last := false; ; last = true {
+		key, signer, err := s.cfg.Keys.Signer(keyring.Token, alg)
+		if err != nil {
+			return keyring.Key{}, nil, err
+		}
+		if _, err = s.keys.with(key.ID); err == nil {
+			return key, signer, nil
+		}
+		if last || countersign.AsError(err).Code != countersign.CodeNoKey {
+			return keyring.Key{}, nil, err
+		}
+	}
+}
+
 // mint signs what was granted. Nothing of it may leave before it is recorded.
 func (s *Service) mint(g Grant) (minted, error) {
-	key, signer, err := s.cfg.Keys.Signer(keyring.Token, g.Audience.Alg)
+	key, signer, err := s.signer(g.Audience.Alg)
 	if err != nil {
-		return minted{}, err
-	}
-	// A verifier that gets the token must find the key, so the set that is served is made to hold it first.
-	if _, err := s.keys.with(key.ID); err != nil {
 		return minted{}, err
 	}
 	id, transaction := g.identify()

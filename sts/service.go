@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"strings"
@@ -76,6 +77,11 @@ func New(cfg Config) (*Service, error) {
 	if _, err := s.keys.get(); err != nil {
 		return nil, err
 	}
+	if cfg.Registerer != nil {
+		if err := cfg.Registerer.Register(newIssuerMetrics(cfg.Policy, s.issuers)); err != nil {
+			return nil, fmt.Errorf("register the metrics of issuers: %w", err)
+		}
+	}
 	return s, nil
 }
 
@@ -134,6 +140,10 @@ func (s *Service) judge(ctx context.Context, x *exchange) error {
 	client, step := s.admit(x)
 	if !x.add(StepClient, step) {
 		return x.trace.Err()
+	}
+	// Nothing is judged by a clock that may be wrong; the signer asks it again.
+	if err := s.cfg.Keys.Guard(); err != nil {
+		return err
 	}
 	if err := x.request.check(); err != nil {
 		x.trace.Steps = append(x.trace.Steps, failed(StepRequest, err))

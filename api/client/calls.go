@@ -111,6 +111,20 @@ func (c *Client) Status(ctx context.Context) (wire.Status, error) {
 	return out, err
 }
 
+// Clock tells whether the daemon believes its clock, and what the clocks say.
+func (c *Client) Clock(ctx context.Context) (wire.Clock, error) {
+	var out wire.Clock
+	err := c.do(ctx, call{method: http.MethodGet, path: "/v1/clock"}, &out)
+	return out, err
+}
+
+// ConfirmClock says that the daemon's wall clock is right, having seen what time it is. It gives the state after that.
+func (c *Client) ConfirmClock(ctx context.Context, rq wire.ClockConfirmation) (wire.Clock, error) {
+	var out wire.Clock
+	err := c.do(ctx, call{method: http.MethodPost, path: "/v1/clock/confirm", body: rq}, &out)
+	return out, err
+}
+
 // Keys gives the public halves of all keys.
 func (c *Client) Keys(ctx context.Context) (wire.Keys, error) {
 	var out wire.Keys
@@ -122,6 +136,13 @@ func (c *Client) Keys(ctx context.Context) (wire.Keys, error) {
 func (c *Client) Rotate(ctx context.Context, purpose string, rq wire.RotateRequest) (wire.KeyPlan, error) {
 	var out wire.KeyPlan
 	err := c.do(ctx, call{method: http.MethodPost, path: "/v1/keys/" + url.PathEscape(purpose) + "/rotate", body: rq}, &out)
+	return out, err
+}
+
+// Retire takes the key kid out of the published ones, or tells what that would do.
+func (c *Client) Retire(ctx context.Context, kid string, rq wire.RetireRequest) (wire.KeyPlan, error) {
+	var out wire.KeyPlan
+	err := c.do(ctx, call{method: http.MethodPost, path: "/v1/keys/" + url.PathEscape(kid) + "/retire", body: rq}, &out)
 	return out, err
 }
 

@@ -26,10 +26,18 @@ type RotateRequest struct {
 	DryRun bool `json:"dry_run,omitempty"`
 }
 
-// KeyPlan is the answer to POST /v1/keys/{purpose}/rotate: the timeline of all keys of the purpose.
+// RetireRequest is the body of POST /v1/keys/{kid}/retire.
+type RetireRequest struct {
+	Compromised bool `json:"compromised,omitempty"` // before its last token has expired: those tokens die
+	DryRun      bool `json:"dry_run,omitempty"`
+}
+
+// KeyPlan is the answer to POST /v1/keys/{purpose}/rotate and /v1/keys/{kid}/retire: the timeline of all keys of the
+// purpose.
 type KeyPlan struct {
 	At     time.Time `json:"at"`
 	DryRun bool      `json:"dry_run,omitempty"`
+	Note   string    `json:"note,omitempty"` // of a retirement: what becomes of tokens, and which key signs now
 	Keys   []Key     `json:"keys"`
 }
 

@@ -133,7 +133,7 @@ func optionalDuration(flag, value string) (time.Duration, error) {
 }
 
 func (a *app) keyCommand() *cobra.Command {
-	return group("key", "token signing keys and their rotation", a.keyList(), a.keyRotate())
+	return group("key", "token signing keys and their rotation", a.keyList(), a.keyRotate(), a.keyRetire())
 }
 
 func (a *app) keyList() *cobra.Command {
@@ -187,6 +187,37 @@ again: no continuity is promised. It needs the role admin.`,
 		},
 	}
 	c.Flags().BoolVar(&rq.Now, "now", false, "sign with the new keys at once; verifiers with old caches may refuse tokens")
+	c.Flags().BoolVar(&rq.DryRun, "dry-run", false, "only print the timeline")
+	return c
+}
+
+func (a *app) keyRetire() *cobra.Command {
+	var rq wire.RetireRequest
+	c := &cobra.Command{
+		Use: "retire KID", Short: "take a token key out of the JWKS now",
+		Long: `Takes a token key out of the JWKS now. Keys leave by themselves when their last token has expired: this is for a key
+that must go before that. It needs the role admin.
+
+--compromised is needed while tokens may still depend on the key. They die: the daemon refuses them at once, others as
+soon as they fetch the JWKS again. If the key signs, the one that waits signs at once in its place; if none waits, a new
+one is made in the same step.`,
+		Example: "  countersign key retire KID --compromised --dry-run",
+		Args:    exactArgs("KID"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.withDaemon(func(c *client.Client) error {
+				plan, err := c.Retire(cmd.Context(), args[0], rq)
+				if err != nil {
+					return err
+				}
+				if plan.DryRun {
+					a.say("nothing was changed (--dry-run); at %s it would give:", plan.At.UTC().Format(time.RFC3339))
+				}
+				a.say("%s", plan.Note)
+				return a.show(plan, func(w *tabwriter.Writer) { a.keyTable(w, plan.Keys) })
+			})
+		},
+	}
+	c.Flags().BoolVar(&rq.Compromised, "compromised", false, "its private half has leaked: retire it before its time; its tokens die")
 	c.Flags().BoolVar(&rq.DryRun, "dry-run", false, "only print the timeline")
 	return c
 }

@@ -98,6 +98,7 @@ func (a *app) serve(ctx context.Context, flags map[string]any, started func(*dae
 	for _, warning := range loaded.Warnings {
 		log.Warn(warning)
 	}
+	tuneMemory()
 	d, err := daemon.Start(ctx, daemon.Options{Dir: daemon.Dir(a.dir), Config: loaded.Config, Version: versionText(), Log: log})
 	if err != nil {
 		return err

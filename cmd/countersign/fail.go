@@ -15,6 +15,8 @@ import (
 	"github.com/countersign/countersign"
 	"github.com/countersign/countersign/api/client"
 	"github.com/countersign/countersign/cmd/countersign/daemon"
+	"github.com/countersign/countersign/storage"
+	"github.com/countersign/countersign/storage/audit"
 	"github.com/countersign/countersign/storage/bolt"
 )
 
@@ -147,10 +149,27 @@ func explainDomain(err error) *failure {
 		}
 		return f
 	}
-	if errors.Is(err, fs.ErrPermission) {
-		return &failure{Exit: exitLocal, What: err.Error(), Next: "run this as the owner, or choose another directory", err: err}
+	return explainDisk(err)
+}
+
+// explainDisk finds words for what the daemon finds on its disk at start. A restart would not mend any of it.
+func explainDisk(err error) *failure {
+	var tampered *audit.TamperedError
+	f := &failure{Exit: exitLocal, What: err.Error(), err: err}
+	switch {
+	case errors.As(err, &tampered):
+		f.What, f.Why = "the audit log was tampered with, or a part of it was lost", err.Error()
+		f.Next = "keep a copy of the whole directory as it is, and find out who or what changed it;\n" +
+			"then restore the database and audit/ from the same backup"
+	case errors.Is(err, storage.ErrCorrupt):
+		f.What, f.Why = "the database is damaged", err.Error()
+		f.Next = "keep a copy of the whole directory as it is; then restore the database and audit/ from the same backup"
+	case errors.Is(err, syscall.EROFS):
+		f.Next = "make the file system writable again, after a look at why it is not, then start the daemon"
+	case errors.Is(err, fs.ErrPermission):
+		f.Next = "run this as the owner, or choose another directory"
 	}
-	return &failure{Exit: exitLocal, What: err.Error()}
+	return f
 }
 
 func exitOf(k countersign.Kind) int {

@@ -79,6 +79,7 @@ func TestJSONNames(t *testing.T) {
 	show("ca", "status")
 	show("key", "list")
 	show("key", "rotate", "token", "--dry-run")
+	show("clock", "status")
 	show("audit", "search", "--type", "token.issued", "--limit", "1")
 	show("audit", "verify")
 	show("operator", "add", "ana", "--role", "viewer", "--out", filepath.Join(work, "ana"))

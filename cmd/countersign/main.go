@@ -131,7 +131,7 @@ func (a *app) serviceCommands() []*cobra.Command {
 
 func (a *app) operatorCommands() []*cobra.Command {
 	return grouped("operate", a.policyCommand(), a.serviceCommand(), a.joinTokenCommand(), a.keyCommand(), a.auditCommand(),
-		a.operatorCommand(), a.statusCommand())
+		a.operatorCommand(), a.statusCommand(), a.clockCommand())
 }
 
 func grouped(id string, commands ...*cobra.Command) []*cobra.Command {

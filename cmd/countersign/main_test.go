@@ -152,13 +152,17 @@ func cmdUserToken(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(token+"\n"), 0o600))
 }
 
-// capture NAME [FIELD] puts the last standard output, or a member of it as JSON, into the environment.
+// capture NAME [FIELD[.FIELD]...] puts the last standard output, or a member of it as JSON, into the environment.
 func cmdCapture(ts *testscript.TestScript, _ bool, args []string) {
 	text := strings.TrimSpace(ts.ReadFile("stdout"))
 	if len(args) == 2 {
-		var members map[string]any
-		ts.Check(json.Unmarshal([]byte(text), &members))
-		text = fmt.Sprint(members[args[1]])
+		var value any
+		ts.Check(json.Unmarshal([]byte(text), &value))
+		for field := range strings.SplitSeq(args[1], ".") {
+			members, _ := value.(map[string]any)
+			value = members[field]
+		}
+		text = fmt.Sprint(value)
 	}
 	ts.Setenv(args[0], text)
 }

@@ -2,6 +2,7 @@ package keyring
 
 import (
 	"context"
+	"crypto"
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
@@ -19,6 +20,7 @@ import (
 const (
 	eventCreated = "key.created"
 	eventRotated = "key.rotated"
+	eventRetired = "key.retired" // before or at the end of its time, by command
 	eventDeleted = "key.deleted" // the record of an expired token key
 )
 
@@ -27,12 +29,13 @@ const settleAfter = 10 * time.Second
 
 // detail is the Detail of the ring's audit events: "intent" and "ok" of one change have the same Change and Keys.
 type detail struct {
-	Change    string       `json:"change,omitempty"`
-	Keys      []PlannedKey `json:"keys,omitempty"`
-	Deleted   []string     `json:"deleted,omitempty"`
-	SignNow   bool         `json:"now,omitempty"`       // rotation that did not wait for the lead
-	Recovered bool         `json:"recovered,omitempty"` // written for a change whose node did not come to it
-	By        string       `json:"by,omitempty"`        // who made the change, in a recovered event
+	Change      string       `json:"change,omitempty"`
+	Keys        []PlannedKey `json:"keys,omitempty"`
+	Deleted     []string     `json:"deleted,omitempty"`
+	SignNow     bool         `json:"now,omitempty"`         // rotation that did not wait for the lead
+	Compromised bool         `json:"compromised,omitempty"` // retirement before the last token of the key had expired
+	Recovered   bool         `json:"recovered,omitempty"`   // written for a change whose node did not come to it
+	By          string       `json:"by,omitempty"`          // who made the change, in a recovered event
 }
 
 // change is all that one Apply does.
@@ -47,13 +50,17 @@ type change struct {
 
 // newEntry makes and seals a new key.
 func (r *Ring) newEntry(k Key) (entry, error) {
-	key, err := generate(k.Alg)
-	if err != nil {
-		return entry{}, countersign.Errorf(countersign.CodeInternal, "internal error").Because(err)
-	}
-	k.Public = key.Public()
-	if k.ID, err = thumbprint(k.Public); err != nil {
-		return entry{}, err
+	var key crypto.Signer
+	// A kid is typed as an argument of commands: one that begins like a flag would be taken for one in the worst moment.
+	for k.ID == "" || k.ID[0] == '-' {
+		var err error
+		if key, err = generate(k.Alg); err != nil {
+			return entry{}, countersign.Errorf(countersign.CodeInternal, "internal error").Because(err)
+		}
+		k.Public = key.Public()
+		if k.ID, err = thumbprint(k.Public); err != nil {
+			return entry{}, err
+		}
 	}
 	closed, err := seal(r.kek, k.ID, k.Purpose, key)
 	if err != nil {

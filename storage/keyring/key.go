@@ -96,11 +96,13 @@ type PlannedKey struct {
 	New           bool      `json:"new"`
 }
 
-// Plan is the timeline of one purpose after a rotation, oldest key first; expired keys are left out.
+// Plan is the timeline of one purpose after a rotation or a retirement, oldest key first; expired keys are left out, but
+// for the one that was just retired.
 type Plan struct {
 	Purpose   Purpose      `json:"purpose"`
-	At        time.Time    `json:"at"`         // when the rotation was made, or would have been
-	SignsFrom time.Time    `json:"signs_from"` // when the newest keys begin to sign
+	At        time.Time    `json:"at"`                  // when the change was made, or would have been
+	SignsFrom time.Time    `json:"signs_from,omitzero"` // when the newest keys begin to sign; zero: no key takes over
+	Note      string       `json:"note,omitempty"`      // of a retirement: what becomes of tokens, and which key signs now
 	DryRun    bool         `json:"dry_run"`
 	Keys      []PlannedKey `json:"keys"`
 }

@@ -11,6 +11,9 @@
 // token that they may have signed has expired: signs until + the longest lifetime + 60 s of skew. Every node computes the
 // same states from the same times.
 //
+// A key that has leaked is retired ([Ring.Retire]): it is out of the published keys at once, and its tokens die. The same
+// Apply makes another key of its algorithm sign, so that there is no moment without one.
+//
 // # Order of a change, and its crash points
 //
 //  1. An audit record with outcome "intent" names the change, its keys and their times. A crash after it leaves an

@@ -36,6 +36,10 @@ type Config struct {
 	// it is the limit that the policy sets for every call, not what the present calls use.
 	MaxTTL time.Duration
 
+	// Guard is asked before anything is signed with a key of purpose [Token] or [CA], and before keys get their times: an
+	// error, as of a clock that leapt, refuses it. Audit checkpoints are signed all the same. May be nil.
+	Guard func() error
+
 	Registerer prometheus.Registerer // may be nil
 }
 
@@ -283,12 +287,26 @@ func (r *Ring) Key(id string) (Key, bool) {
 	return e.key, ok
 }
 
+// Guard is why nothing that carries a time may be signed at the moment: what Config.Guard says. Who is about to record or
+// to answer something that ends in a signature asks it first.
+func (r *Ring) Guard() error {
+	if r.cfg.Guard == nil {
+		return nil
+	}
+	return r.cfg.Guard()
+}
+
 // Signer is the active key of purpose p for alg; of several, the one that began to sign last. It is CodeSealed, which
-// matches [ErrSealed], without a KEK, and CodeNoKey if there is none.
+// matches [ErrSealed], without a KEK, CodeNoKey if there is none, and for purpose [Token] what [Ring.Guard] says.
 func (r *Ring) Signer(p Purpose, alg string) (Key, crypto.Signer, error) {
 	now, snap := r.cfg.Now(), r.snap.Load()
 	if snap.signers == nil {
 		return Key{}, nil, sealedError()
+	}
+	if p != Audit {
+		if err := r.Guard(); err != nil {
+			return Key{}, nil, err
+		}
 	}
 	found, ok := snap.active(use{p, alg}, now)
 	if !ok {
@@ -299,12 +317,15 @@ func (r *Ring) Signer(p Purpose, alg string) (Key, crypto.Signer, error) {
 }
 
 // SignerByID is the signer of a key of purpose [CA] that is not expired: certificates name their issuer's key. Other
-// purposes sign through [Ring.Signer] only, which minds their times (CodePurpose). It is CodeSealed without a KEK, and
-// CodeNoKey if there is no such key.
+// purposes sign through [Ring.Signer] only, which minds their times (CodePurpose). It is CodeSealed without a KEK, CodeNoKey
+// if there is no such key, and what [Ring.Guard] says.
 func (r *Ring) SignerByID(id string) (crypto.Signer, error) {
 	now, snap := r.cfg.Now(), r.snap.Load()
 	if snap.signers == nil {
 		return nil, sealedError()
+	}
+	if err := r.Guard(); err != nil {
+		return nil, err
 	}
 	e, ok := snap.state.entries[id]
 	if !ok || e.key.State(now) == Expired {

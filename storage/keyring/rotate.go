@@ -165,7 +165,7 @@ func (r *Ring) Rotate(ctx context.Context, by countersign.Caller, p Purpose, o R
 // decided tells refusals from failures: those of commit are in the audit log already.
 func decided(code countersign.Code) bool {
 	return slices.Contains([]countersign.Code{countersign.CodeRole, countersign.CodePurpose, countersign.CodeSealed,
-		countersign.CodeNoKey, countersign.CodeRotationPending, countersign.CodeKeysMany}, code)
+		countersign.CodeNoKey, countersign.CodeRotationPending, countersign.CodeKeyInUse, countersign.CodeKeysMany}, code)
 }
 
 func (r *Ring) authorisedRotate(ctx context.Context, by countersign.Caller, p Purpose, o RotateOptions) (Plan, error) {
@@ -181,6 +181,11 @@ func (r *Ring) authorisedRotate(ctx context.Context, by countersign.Caller, p Pu
 	}
 	if p != Token {
 		return Plan{}, countersign.Errorf(countersign.CodePurpose, "keys of purpose %s are not rotated here: only %s is", p, Token)
+	}
+	if !o.DryRun {
+		if err := r.Guard(); err != nil {
+			return Plan{}, err
+		}
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()

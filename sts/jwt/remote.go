@@ -53,6 +53,8 @@ type Remote struct {
 	tried     time.Time     // when the last fetch ended
 	failures  int           // since the last good one
 	lastErr   error
+	stopped   bool // the set got too old, and that was logged
+	good, bad uint64
 	next      time.Time // the next planned fetch
 	unplanned time.Time // the last unplanned fetch
 	flight    *flight   // the fetch that runs; nil: none
@@ -125,6 +127,13 @@ func (r *Remote) Fetched() (at time.Time, lastErr error) {
 	return r.fetched, r.lastErr
 }
 
+// Fetches tells how many fetches there were since the start, good and failed ones.
+func (r *Remote) Fetches() (good, failed uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.good, r.bad
+}
+
 // usable is the set as long as it may be used.
 func (r *Remote) usable(now time.Time) (*Set, error) {
 	if r.set != nil && now.Sub(r.fetched) <= r.cfg.Stale {
@@ -182,10 +191,19 @@ func (r *Remote) start() {
 
 func (r *Remote) failed(err error) {
 	r.failures++
+	r.bad++
 	r.lastErr = err
 	r.next = r.tried.Add(min(firstRetry<<min(r.failures-1, 20), r.cfg.Cooldown))
-	if r.failures == 1 { // one line for a row of failures
+	switch { // one line for a row of failures, and one when it has lasted too long
+	case r.failures == 1 && r.set == nil:
+		r.cfg.Logger.Warn("the keys of an issuer can't be fetched, and there are none yet", "issuer", r.cfg.Issuer, "error", err)
+	case r.failures == 1:
 		r.cfg.Logger.Warn("the keys of an issuer can't be fetched; the last ones stay in use",
+			"issuer", r.cfg.Issuer, "error", err, "last_good", r.fetched, "until", r.fetched.Add(r.cfg.Stale))
+	}
+	if r.set != nil && !r.stopped && r.tried.Sub(r.fetched) > r.cfg.Stale {
+		r.stopped = true
+		r.cfg.Logger.Error("the keys of an issuer are too old to be used any longer",
 			"issuer", r.cfg.Issuer, "error", err, "last_good", r.fetched)
 	}
 }
@@ -194,7 +212,8 @@ func (r *Remote) succeeded(set *Set, maxAge time.Duration) {
 	if r.failures > 0 {
 		r.cfg.Logger.Info("the keys of an issuer are fetched again", "issuer", r.cfg.Issuer, "failures", r.failures)
 	}
-	r.set, r.fetched, r.failures, r.lastErr = set, r.tried, 0, nil
+	r.good++
+	r.set, r.fetched, r.failures, r.lastErr, r.stopped = set, r.tried, 0, nil, false
 	r.lifetime = orDefault(maxAge, r.cfg.Refresh)
 	r.next = r.fetched.Add(r.lifetime)
 }

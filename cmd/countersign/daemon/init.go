@@ -116,37 +116,48 @@ func initialConfig(o InitOptions) Config {
 
 // initAuthority makes everything that needs the parts to be open.
 func initAuthority(ctx context.Context, o InitOptions, cfg Config) (Initialised, error) {
-	by := countersign.Daemon("init")
 	parts, err := open(ctx, Options{Dir: o.Dir, Config: cfg, Version: o.Version})
 	if err != nil {
 		return Initialised{}, err
 	}
-	defer parts.close()
-	if err := parts.createKeys(ctx, by); err != nil {
+	var done Initialised
+	err = parts.unlessFatal(func() (err error) {
+		done, err = parts.initialise(ctx, o, cfg)
+		return err
+	})
+	if err != nil {
+		return Initialised{}, parts.giveUp(err)
+	}
+	return done, nil
+}
+
+func (p *parts) initialise(ctx context.Context, o InitOptions, cfg Config) (Initialised, error) {
+	by := countersign.Daemon("init")
+	if err := p.createKeys(ctx, by); err != nil {
 		return Initialised{}, err
 	}
-	if err := ca.Init(ctx, parts.caConfig(), by); err != nil {
+	if err := ca.Init(ctx, p.caConfig(), by); err != nil {
 		return Initialised{}, fmt.Errorf("make the root and the intermediate: %w", err)
 	}
-	if err := parts.openAuthority(ctx); err != nil {
+	if err := p.openAuthority(ctx); err != nil {
 		return Initialised{}, err
 	}
-	root := parts.ca.Roots()[0]
+	root := p.ca.Roots()[0]
 	block := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: root.Raw})
 	if err := writeNew(o.Dir.Root(), block, 0o644); err != nil {
 		return Initialised{}, err
 	}
-	if err := parts.renewServer(ctx, nil); err != nil {
+	if err := p.renewServer(ctx, nil); err != nil {
 		return Initialised{}, fmt.Errorf("issue the daemon's own certificate: %w", err)
 	}
-	if err := parts.addFirstOperator(ctx, by); err != nil {
+	if err := p.addFirstOperator(ctx, by); err != nil {
 		return Initialised{}, fmt.Errorf("add the first operator: %w", err)
 	}
 	sum := sha256.Sum256(root.Raw)
 	return Initialised{
 		Dir: string(o.Dir), TrustDomain: cfg.Domain, Issuer: cfg.Issuer,
 		Fingerprint: hex.EncodeToString(sum[:]), Root: o.Dir.Root(), Operator: o.Dir.Operator(),
-	}, parts.close()
+	}, p.close()
 }
 
 // createKeys makes the keys that are not certificates': one that signs audit checkpoints, and one token key for each

@@ -29,7 +29,9 @@ type parts struct {
 	cfg      Config
 	version  string
 	log      *slog.Logger
-	now      func() time.Time
+	clock    *Clock
+	now      func() time.Time // the clock's
+	watch    clockWatch
 	registry *prometheus.Registry
 	fatal    chan error
 
@@ -48,32 +50,24 @@ type parts struct {
 // the parts.
 func open(ctx context.Context, o Options) (*parts, error) {
 	p := &parts{
-		dir: o.Dir, cfg: o.Config, version: o.Version, log: o.Log, now: o.Now,
+		dir: o.Dir, cfg: o.Config, version: o.Version, log: o.Log,
 		registry: prometheus.NewRegistry(), fatal: make(chan error, 1),
 	}
 	if p.log == nil {
 		p.log = slog.New(slog.NewTextHandler(io.Discard, nil))
 	}
-	if p.now == nil {
-		p.now = time.Now
+	var err error
+	if p.clock, err = newClock(o.Now, o.Boot); err != nil {
+		return nil, err
 	}
+	p.now = p.clock.Now
 	p.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	for _, step := range []func(context.Context) error{p.openStore, p.openAudit, p.openKeys, p.openPolicy} {
-		if err := step(ctx); err != nil {
-			return nil, errors.Join(err, p.close())
+	for _, step := range []func(context.Context) error{p.openStore, p.checkInstance, p.openAudit, p.openClock, p.openKeys, p.openPolicy} {
+		if err := p.unlessFatal(func() error { return step(ctx) }); err != nil {
+			return nil, p.giveUp(err)
 		}
 	}
 	return p, nil
-}
-
-// die is the Fatal of store and audit log: what they hold in memory may differ from the disk, so nothing may run on.
-// It hands the reason to Run and never returns.
-func (p *parts) die(err error) {
-	select {
-	case p.fatal <- err:
-	default:
-	}
-	select {}
 }
 
 func (p *parts) openStore(context.Context) error {
@@ -114,6 +108,7 @@ func (p *parts) openKeys(ctx context.Context) error {
 	p.keys, err = keyring.Open(ctx, keyring.Config{
 		Store: p.store, Audit: p.audit, KEK: kek, Now: p.now, Logger: p.log, Registerer: p.registry,
 		Lead: time.Duration(p.cfg.Token.Lead), RotateEvery: time.Duration(p.cfg.Token.Rotate), MaxTTL: maxTokenTTL,
+		Guard: p.clock.Guard,
 	})
 	if err != nil {
 		return fmt.Errorf("open the keyring: %w", err)

@@ -25,7 +25,11 @@ type Options struct {
 	Config  Config
 	Version string
 	Log     *slog.Logger
-	Now     func() time.Time // nil: time.Now
+	Now     func() time.Time // the wall clock; nil: time.Now
+
+	// Boot counts the time since some moment, also while the machine sleeps, and nobody can set it; see [Clock]. nil: the
+	// kernel's; with a Now that is given, Now's own, so that both never part.
+	Boot func() time.Duration
 }
 
 // Daemon is an assembled daemon whose listeners are open; Run serves them.
@@ -42,15 +46,6 @@ type listener struct {
 	net    net.Listener
 	server *http.Server
 }
-
-// FatalError is what the disk did to us: the process must end at once, without closing anything, and be started anew.
-type FatalError struct{ Err error }
-
-// Error says what failed.
-func (e *FatalError) Error() string { return "the disk failed: " + e.Err.Error() }
-
-// Unwrap gives the cause.
-func (e *FatalError) Unwrap() error { return e.Err }
 
 const (
 	drainTime   = 10 * time.Second
@@ -69,9 +64,9 @@ func Start(ctx context.Context, o Options) (*Daemon, error) {
 	}
 	d := &Daemon{parts: p, reload: make(chan struct{}, 1)}
 	for _, step := range []func(context.Context) error{p.openAuthority, p.openTokens, d.openAPI, p.ensureServer, d.listen} {
-		if err := step(ctx); err != nil {
+		if err := p.unlessFatal(func() error { return step(ctx) }); err != nil {
 			d.closeListeners()
-			return nil, errors.Join(err, p.close())
+			return nil, p.giveUp(err)
 		}
 	}
 	return d, nil
@@ -88,7 +83,7 @@ func (d *Daemon) openAPI(context.Context) error {
 	server, err := api.New(api.Config{
 		CA: d.ca, STS: d.sts, Policy: d.book, Keys: d.keys, Audit: d.audit, Proxies: d.proxies, Issuer: d.cfg.Issuer,
 		TrustDomain: d.cfg.Domain, URL: d.serverURL(), Version: d.version, Logger: d.log, Registry: d.registry, Now: d.now,
-		Limits: d.limits(),
+		Limits: d.limits(), Clock: clockAPI{d.parts},
 	})
 	d.api = server
 	return err
@@ -203,21 +198,22 @@ func (d *Daemon) Reload() {
 // audit log signs its last checkpoint and the store closes. After a *FatalError nothing is closed: the process must end.
 func (d *Daemon) Run(ctx context.Context) error {
 	// A signal that comes this early is a stop like any other, and is recorded as one.
-	if err := d.record(context.WithoutCancel(ctx), "daemon.started", map[string]any{"version": d.version, "pid": os.Getpid(), "sealed": d.keys.Sealed()}); err != nil {
+	started := map[string]any{"version": d.version, "pid": os.Getpid(), "sealed": d.keys.Sealed()}
+	err := d.unlessFatal(func() error { return d.record(context.WithoutCancel(ctx), "daemon.started", started) })
+	if err != nil {
 		d.closeListeners()
-		return errors.Join(err, d.close())
+		return d.giveUp(err)
 	}
 	loops, stop := context.WithCancel(context.WithoutCancel(ctx))
 	group, running := errgroup.WithContext(loops)
 	for _, loop := range []func(context.Context) error{
-		d.keys.Run, d.book.Run, d.ca.Run, d.sts.Run, d.keepServer, d.keepUnsealed,
+		d.keys.Run, d.book.Run, d.ca.Run, d.sts.Run, d.keepServer, d.keepUnsealed, d.keepClock,
 	} {
 		group.Go(func() error { return loop(running) })
 	}
 	for _, l := range d.listeners {
 		group.Go(func() error { return serve(l) })
 	}
-	var err error
 	select {
 	case <-ctx.Done():
 	case <-running.Done(): // a listener or a loop failed
@@ -239,8 +235,9 @@ func (d *Daemon) Run(ctx context.Context) error {
 	if errors.Is(err, context.Canceled) {
 		err = nil
 	}
-	err = errors.Join(err, d.record(context.WithoutCancel(ctx), "daemon.stopped", nil))
-	return errors.Join(err, d.close())
+	return errors.Join(err, d.unlessFatal(func() error {
+		return errors.Join(d.record(context.WithoutCancel(ctx), "daemon.stopped", nil), d.close())
+	}))
 }
 
 func serve(l listener) error {
@@ -261,18 +258,25 @@ func (d *Daemon) drain() {
 	d.api.Stop()
 	ctx, cancel := context.WithTimeout(context.Background(), drainTime)
 	defer cancel()
-	var group errgroup.Group
-	for _, l := range d.listeners {
-		group.Go(func() error {
-			if err := l.server.Shutdown(ctx); err != nil {
-				return l.server.Close()
+	// The operations listener is the last to go: until then /readyz tells load balancers to look elsewhere.
+	for _, last := range []bool{false, true} {
+		var group errgroup.Group
+		for _, l := range d.listeners {
+			if (l.name == "ops") == last {
+				group.Go(func() error { return shutdown(ctx, l.server) })
 			}
-			return nil
-		})
+		}
+		if err := group.Wait(); err != nil {
+			d.log.Warn("close listeners", "err", err)
+		}
 	}
-	if err := group.Wait(); err != nil {
-		d.log.Warn("close listeners", "err", err)
+}
+
+func shutdown(ctx context.Context, s *http.Server) error {
+	if err := s.Shutdown(ctx); err != nil {
+		return s.Close()
 	}
+	return nil
 }
 
 func (d *Daemon) closeListeners() {

@@ -148,7 +148,7 @@ func (p *parts) keepServer(ctx context.Context) error {
 
 // renewDue renews the daemon's own certificate when it is time and possible.
 func (p *parts) renewDue(ctx context.Context) {
-	if p.now().Before(p.server.Load().renewAt) || p.keys.Sealed() {
+	if p.now().Before(p.server.Load().renewAt) || p.keys.Sealed() || p.clock.Guard() != nil {
 		return
 	}
 	if err := p.renewServer(ctx, p.server.Load().public); err != nil && ctx.Err() == nil {

@@ -1,0 +1,60 @@
+package sts
+
+import (
+	"math"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/countersign/countersign"
+	"github.com/countersign/countersign/sts/jwt"
+)
+
+// issuerMetrics tells of the keys of every issuer of the policy in force, and of no other: what leaves the policy takes its
+// labels with it.
+type issuerMetrics struct {
+	policy  func() *countersign.Policy
+	issuers *issuers
+	age     *prometheus.Desc
+	fetches *prometheus.Desc
+}
+
+func newIssuerMetrics(policy func() *countersign.Policy, i *issuers) *issuerMetrics {
+	return &issuerMetrics{
+		policy: policy, issuers: i,
+		age: prometheus.NewDesc("countersign_issuer_keys_age_seconds",
+			"Time since the last good fetch of the keys of an issuer of the policy; +Inf: there was none.", []string{"issuer"}, nil),
+		fetches: prometheus.NewDesc("countersign_issuer_fetches_total",
+			"Fetches of the keys of an issuer of the policy by result (good, failed).", []string{"issuer", "result"}, nil),
+	}
+}
+
+// Describe implements [prometheus.Collector].
+func (m *issuerMetrics) Describe(out chan<- *prometheus.Desc) {
+	out <- m.age
+	out <- m.fetches
+}
+
+// Collect implements [prometheus.Collector].
+func (m *issuerMetrics) Collect(out chan<- prometheus.Metric) {
+	p := m.policy()
+	for i := range p.Issuers {
+		age, good, failed := math.Inf(1), uint64(0), uint64(0)
+		if r := m.issuers.known(&p.Issuers[i]); r != nil {
+			good, failed = r.Fetches()
+			if at, _ := r.Fetched(); !at.IsZero() {
+				age = m.issuers.now().Sub(at).Seconds()
+			}
+		}
+		name := p.Issuers[i].Name
+		out <- prometheus.MustNewConstMetric(m.age, prometheus.GaugeValue, age, name)
+		out <- prometheus.MustNewConstMetric(m.fetches, prometheus.CounterValue, float64(good), name, "good")
+		out <- prometheus.MustNewConstMetric(m.fetches, prometheus.CounterValue, float64(failed), name, "failed")
+	}
+}
+
+// known is the cache of an issuer if its keys were asked for already.
+func (i *issuers) known(issuer *countersign.Issuer) *jwt.Remote {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.remotes[sourceOf(issuer)]
+}
