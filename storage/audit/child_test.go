@@ -22,6 +22,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	countersign "github.com/countersign/countersign"
+	"go.uber.org/goleak"
+
 	"github.com/countersign/countersign/storage"
 	"github.com/countersign/countersign/storage/audit"
 	"github.com/countersign/countersign/storage/bolt"
@@ -38,7 +40,7 @@ func TestMain(m *testing.M) {
 	dir, job := os.Getenv(childVar+"_DIR"), os.Getenv(childVar)
 	switch job {
 	case "":
-		os.Exit(m.Run())
+		goleak.VerifyTestMain(m) // ends the process
 	case "append":
 		childAppend(dir, 8, math.MaxInt)
 	case "append-one":

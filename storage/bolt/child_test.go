@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 
+	"go.uber.org/goleak"
+
 	"github.com/countersign/countersign/storage"
 	"github.com/countersign/countersign/storage/bolt"
 )
@@ -28,7 +30,7 @@ func TestMain(m *testing.M) {
 	}
 	mode := os.Getenv(childEnv)
 	if mode == "" {
-		os.Exit(m.Run())
+		goleak.VerifyTestMain(m) // ends the process
 	}
 	if err := children[mode](os.Getenv(pathEnv)); err != nil {
 		fmt.Println("error:", err)
