@@ -16,6 +16,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/countersign/countersign"
 	"github.com/countersign/countersign/cmd/countersign/daemon"
 )
 
@@ -101,7 +102,7 @@ func (a *app) serve(ctx context.Context, flags map[string]any, started func(*dae
 	tuneMemory()
 	d, err := daemon.Start(ctx, daemon.Options{Dir: daemon.Dir(a.dir), Config: loaded.Config, Version: versionText(), Log: log})
 	if err != nil {
-		return err
+		return notStarted(ctx, err)
 	}
 	log.Info("countersign serves", "version", versionText(), "issuer", loaded.Config.Issuer, "public", d.Addr("public").String(),
 		"ops", d.Addr("ops").String(), "admin", d.Addr("admin").String(), "sealed", d.Sealed())
@@ -125,6 +126,17 @@ func (a *app) serve(ctx context.Context, flags map[string]any, started func(*dae
 		_ = daemon.Notify("STOPPING=1") // systemd sees the exit anyway
 	})
 	return d.Run(ctx)
+}
+
+// notStarted gives every failure to start the exit code that tells systemd that a restart would not mend it, but for a
+// disk that failed an fsync or is full.
+func notStarted(ctx context.Context, err error) error {
+	f := explain(err)
+	if ctx.Err() != nil || f.Exit == exitDisk || f.Code != "" && f.Code.Info().Kind == countersign.Unavailable {
+		return err
+	}
+	f.Exit, f.err = exitLocal, err
+	return f
 }
 
 func newLogger(a *app, cfg daemon.LogConfig) *slog.Logger {

@@ -126,6 +126,9 @@ func (b *Book) refreshBase(ctx context.Context, patient bool) error {
 // load reads and checks a stored version.
 func (b *Book) load(ctx context.Context, now pointer) (*countersign.Policy, error) {
 	_, doc, err := b.read(ctx, now.Version)
+	if err != nil && countersign.AsError(err).Code == countersign.CodePolicyVersion {
+		err = storeError(fmt.Errorf("%w: version %d, which is current, is missing", storage.ErrCorrupt, now.Version))
+	}
 	if err != nil {
 		return nil, err
 	}
