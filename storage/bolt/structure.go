@@ -25,6 +25,9 @@ type structure struct {
 	data    []byte
 	meta    meta
 	visited []uint64 // one bit for each page
+
+	table       string // whose bucket is walked
+	seen, known int    // its records, and whether one of them was found to be of that table
 }
 
 // checkStructure walks the whole file as bbolt will: each page in bounds, of the kind expected and used once, each
@@ -154,16 +157,29 @@ func (s *structure) leaf(page []byte, least, limit []byte, top bool) (last []byt
 		return nil, fmt.Errorf("%w: page %d has %d elements", storage.ErrCorrupt, id, count)
 	}
 	last = least
+	next := pageHeader + count*elementSize
+	if count == 0 && len(bytes.Trim(page[next:], "\x00")) > 0 {
+		return nil, fmt.Errorf("%w: page %d is not empty", storage.ErrCorrupt, id)
+	}
 	for i := range count {
 		at := pageHeader + i*elementSize
+		// bbolt leaves no gaps: where one is, the count is wrong, and records would be missing.
+		if at+int(order.Uint32(page[at+4:])) != next {
+			return nil, fmt.Errorf("%w: page %d has a gap before element %d", storage.ErrCorrupt, id, i)
+		}
 		flags := order.Uint32(page[at:])
 		key, value, ok := element(page, at, order.Uint32(page[at+4:]), order.Uint32(page[at+8:]), order.Uint32(page[at+12:]))
 		if !ok || !inOrder(i, last, key, limit) || (flags == bucketElement) != top || flags > bucketElement {
 			return nil, fmt.Errorf("%w: page %d, element %d", storage.ErrCorrupt, id, i)
 		}
+		next += len(key) + len(value)
 		if top {
-			if err := s.bucket(value); err != nil {
+			if err := s.bucket(string(key), value); err != nil {
 				return nil, err
+			}
+		} else if s.seen++; s.known == 0 {
+			if _, err := decodeRecord(s.table, string(key), value); err == nil {
+				s.known = 1
 			}
 		}
 		last = key
@@ -171,8 +187,21 @@ func (s *structure) leaf(page []byte, least, limit []byte, top bool) (last []byt
 	return last, nil
 }
 
-// bucket checks a tree of its own, or a small one that lies inside the element.
-func (s *structure) bucket(value []byte) error {
+// bucket checks the tree of a table, and that its records are of that table: under a name that is damaged they would be
+// missing.
+func (s *structure) bucket(name string, value []byte) error {
+	s.table, s.seen, s.known = name, 0, 0
+	if err := s.tree(value); err != nil {
+		return err
+	}
+	if name[0] != '.' && s.seen > 0 && s.known == 0 {
+		return fmt.Errorf("%w: no record of the table %q is of that table", storage.ErrCorrupt, name)
+	}
+	return nil
+}
+
+// tree checks a tree of its own, or a small one that lies inside the element.
+func (s *structure) tree(value []byte) error {
 	if len(value) < bucketHeader {
 		return fmt.Errorf("%w: a bucket has no header", storage.ErrCorrupt)
 	}
