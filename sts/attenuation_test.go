@@ -107,7 +107,7 @@ func drawStart(t *rapid.T, p *countersign.Policy, now time.Time) (hop, bool) {
 	}
 	claims := map[string]any{
 		"iss": idpURL, "sub": "alice", "aud": []string{"web"}, "scope": "a b c d", "email": "a@b", "groups": []string{"x", "y"}, "tenant": 7, "acr": "1",
-		"exp": float64(now.Unix()) + rapid.Float64Range(6, 7200).Draw(t, "exp"), "jti": "theirs", "txn": "theirs", "phone": "1",
+		"exp": float64(now.Unix()) + rapid.Float64Range(6, 7200).Draw(t, "exp"), "iat": now.Unix(), "jti": "theirs", "txn": "theirs", "phone": "1",
 		"act": map[string]any{"sub": idOf("s1").String()}, "cnf": map[string]any{"jkt": "x"},
 	}
 	if rapid.Bool().Draw(t, "with sid") {

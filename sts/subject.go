@@ -184,8 +184,12 @@ func checkAccessToken(issuer *countersign.Issuer, t *jwt.Token) error {
 	return nil
 }
 
-// checkTimes takes no skew for exp: what is over is over, as nothing may live longer than what it was made from.
+// checkTimes takes no skew for exp: what is over is over, as nothing may live longer than what it was made from. An
+// access token says when it was issued (RFC 9068 2.2): without that, revoking by time could never reach it.
 func checkTimes(c jwt.Claims, now time.Time) error {
+	if !c.Has("iat") {
+		return countersign.Errorf(countersign.CodeSubjectToken, "the subject token has no iat")
+	}
 	err := c.CheckTimes(now, skew)
 	var refusal *jwt.Error
 	if errors.As(err, &refusal) {

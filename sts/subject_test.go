@@ -142,7 +142,7 @@ func TestReadExternal(t *testing.T) {
 		{"expired within the skew", "JWT", map[string]any{"exp": noon.Unix() - 1}, countersign.CodeSubjectExpired},
 		{"expired", "JWT", map[string]any{"exp": noon.Unix() - 100}, countersign.CodeSubjectExpired},
 		{"from the future", "JWT", map[string]any{"iat": noon.Unix() + 100}, countersign.CodeSubjectExpired},
-		{"no iat", "JWT", map[string]any{"iat": nil}, ""},
+		{"no iat", "JWT", map[string]any{"iat": nil}, countersign.CodeSubjectToken},
 		{"no sub", "JWT", map[string]any{"sub": nil}, countersign.CodeSubjectName},
 		{"empty sub", "JWT", map[string]any{"sub": ""}, countersign.CodeSubjectName},
 		{"sub is a number", "JWT", map[string]any{"sub": 1}, countersign.CodeSubjectToken},

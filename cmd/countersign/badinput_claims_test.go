@@ -55,6 +55,7 @@ func (i *hostileIssuer) times() []hostile {
 		{"exp is a list", raw("exp", "[4000000000]"), token},
 		{"expired a second ago", i.token("exp", soon(-1)), expired},
 		{"expired long ago", i.token("exp", 1), expired},
+		{"no iat", i.token("iat", nil), token},
 		{"iat in 90 s", i.token("iat", soon(90)), expired},
 		{"iat is a string", raw("iat", `"1"`), token},
 		{"iat null", raw("iat", "null"), token},
