@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -142,6 +143,12 @@ func flipped(t *testing.T, w *worker, serials []string, want facts, bit int, pro
 	if err != nil {
 		if err.Error() == "" {
 			t.Errorf("bit %d: no start, and no word of why", bit)
+		}
+		if process { // the error is what it printed; its exit code was judged
+			if !strings.Contains(err.Error(), "next: ") {
+				t.Errorf("bit %d: no start, and no word of what to do: %s", bit, err)
+			}
+			return "no start"
 		}
 		if f := explain(notStarted(t.Context(), err)); f.Exit != exitLocal || f.Next == "" {
 			t.Errorf("bit %d: no start, with exit code %d, %q, next %q", bit, f.Exit, f.What, f.Next)
