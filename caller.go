@@ -15,6 +15,7 @@ const (
 	ByCertificate               // a client certificate of ours, judged on this request
 	ByJoinToken                 // a join token, not yet used up
 	ByDaemon                    // the daemon itself: schedules, its own certificate
+	ByAssertion                 // a client assertion (RFC 7521 4.2), verified on this request
 )
 
 // String is the method's name in the audit log.
@@ -28,6 +29,8 @@ func (m Method) String() string {
 		return "join-token"
 	case ByDaemon:
 		return "daemon"
+	case ByAssertion:
+		return "assertion"
 	}
 	return "anonymous"
 }
@@ -74,7 +77,9 @@ type Caller struct {
 	Role       Role     // of an operator or of the admin socket
 	Name       string   // as the audit log shows it: the ID, or "uid 0 pid 12 /usr/bin/countersign"
 	Serial     string   // of the client certificate: lower-case hex
-	Thumbprint [32]byte // SHA-256 of the client certificate (RFC 8705 3.1)
+	Thumbprint [32]byte // SHA-256 of the client certificate (RFC 8705 3.1); zero: it came without one
+	Proxy      ID       // the proxy that ended the TLS connection and vouches for the certificate; zero: none
+	Assertion  string   // the jti of the client assertion
 	JoinToken  string   // the id of the join token: the lower-case hex SHA-256 of its secret
 	Addr       netip.Addr
 	RequestID  string

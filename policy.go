@@ -14,11 +14,45 @@ const (
 	SubjectPrefix SubjectMode = "prefix" // "<issuer name>:<sub>"
 )
 
+// IssuerUse says whose tokens an issuer's are. An issuer has exactly one use.
+type IssuerUse string
+
+// The uses of policy.md that this version knows.
+const (
+	UseUsers     IssuerUse = "users"     // subject tokens at entry points
+	UseWorkloads IssuerUse = "workloads" // client assertions of services (RFC 7523)
+)
+
+// The ways in which tokens for a service are bound to the client that got them.
+const (
+	BindNone = "none"
+	BindMTLS = "mtls" // cnf.x5t#S256 (RFC 8705 3.1)
+)
+
+// DefaultMaxHops is how many services a chain may hold if the policy does not say.
+const DefaultMaxHops = 8
+
+// Condition is a compiled `when`. It is pure, bounded in cost and safe for concurrent use. An error denies.
+type Condition interface {
+	Holds(ConditionInput) (bool, error)
+}
+
+// ConditionInput is what a [Condition] may look at. Everything in it is verified, except what the request asks for.
+type ConditionInput struct {
+	Subject  map[string]any // the claims of the verified subject token; empty for client_credentials
+	Caller   Service        // the authenticated client
+	Audience string         // the name of the service that the token would be for
+	Scopes   []string       // that would be granted
+	Machine  bool           // client_credentials
+	Now      time.Time
+}
+
 // Policy is the call graph in force: immutable, made by [NewPolicy] from a document that was found free of faults.
 // Its look-ups are pure and cost a map access.
 type Policy struct {
 	Version     int       `json:"version"` // from 1
 	TrustDomain string    `json:"trust_domain"`
+	MaxHops     int       `json:"max_hops"` // services that a chain may hold, 1 to 16
 	Issuers     []Issuer  `json:"issuers"`
 	Services    []Service `json:"services"`
 	Calls       []Call    `json:"calls"`
@@ -33,11 +67,13 @@ type Policy struct {
 // Issuer is an external OIDC or OAuth issuer whose user tokens are accepted as subject tokens.
 type Issuer struct {
 	Name       string      `json:"name"`
+	Use        IssuerUse   `json:"use"`
 	URL        string      `json:"issuer"` // compared exactly with `iss`
 	Algorithms []string    `json:"algorithms"`
 	JWKSURI    string      `json:"jwks_uri,omitempty"` // "": by discovery
+	JWKS       string      `json:"jwks,omitempty"`     // the keys themselves, instead of JWKSURI and discovery
 	CAPEM      string      `json:"ca,omitempty"`       // "": the system's roots
-	Tokens     []string    `json:"tokens"`             // of "access"
+	Tokens     []string    `json:"tokens"`             // of "access" and "id"
 	Scopes     []string    `json:"scopes"`             // the only ones that it may assert
 	ScopeClaim string      `json:"scope_claim"`        // "scope" or "scp"
 	Subject    SubjectMode `json:"subject"`
@@ -46,20 +82,33 @@ type Issuer struct {
 
 // Service is a workload of the policy.
 type Service struct {
-	ID       ID        `json:"id"`
-	Name     string    `json:"name"`
-	DNS      []string  `json:"dns"`
-	Accepts  []Accept  `json:"accepts,omitempty"` // not empty: an entry point
-	TTL      Duration  `json:"certificate_ttl"`   // 0: the daemon's default
-	KeyTypes []string  `json:"certificate_keys"`  // of "P-256" "P-384" "Ed25519" "RSA-2048" "RSA-3072" "RSA-4096"; never empty
-	Alg      string    `json:"token_alg"`         // ES256 or RS256: of the tokens addressed to it
-	Typ      string    `json:"token_typ"`         // at+jwt or JWT
+	ID       ID       `json:"id"`
+	Name     string   `json:"name"`
+	DNS      []string `json:"dns"`
+	Accepts  []Accept `json:"accepts,omitempty"` // not empty: an entry point
+	TTL      Duration `json:"certificate_ttl"`   // 0: the daemon's default
+	KeyTypes []string `json:"certificate_keys"`  // of "P-256" "P-384" "Ed25519" "RSA-2048" "RSA-3072" "RSA-4096"; never empty
+	Alg      string   `json:"token_alg"`         // ES256 or RS256: of the tokens addressed to it
+	Typ      string   `json:"token_typ"`         // at+jwt or JWT
+	Bind     string   `json:"token_bind"`        // BindNone or BindMTLS: of the tokens addressed to it
+
+	// Besides its certificate, a service proves itself as an OAuth client by an assertion (RFC 7523): with a key of
+	// ClientKeys, or with a token of a workloads issuer that Enrol names.
+	ClientKeys string  `json:"client_keys,omitempty"` // a JWK set of public keys, as JSON
+	Enrol      []Enrol `json:"enrol,omitempty"`
+
 	Disabled *Disabled `json:"disabled,omitempty"`
 
 	// VoidBefore is when the service was last disabled or enabled again: join tokens for it that were made at or before
 	// this instant are void. Enabling moves it too, because a token could be made while the disabling was on its way. It is
 	// state in the store, like Disabled.
 	VoidBefore time.Time `json:"void_before,omitzero"`
+}
+
+// Enrol names the workload tokens that prove a service: the `iss`, by the issuer's name in the policy, and the exact `sub`.
+type Enrol struct {
+	Issuer  string `json:"issuer"`
+	Subject string `json:"subject"`
 }
 
 // Duration is a time.Duration that reads and writes as "24h0m0s" in JSON.
@@ -96,6 +145,10 @@ type Call struct {
 	TTL     Duration `json:"ttl"`               // of tokens; 10 s to 1 h
 	Machine []string `json:"machine,omitempty"` // the scopes that need no user
 	Default bool     `json:"default,omitempty"` // settles the audience when a client sends none
+	Reenter bool     `json:"reenter,omitempty"` // a service may occur twice in the chain
+	When    string   `json:"when,omitempty"`    // the source of Condition
+
+	Condition Condition `json:"-"` // nil: none
 }
 
 // Scope is a scope of a call and what the subject token must hold for it.
@@ -108,7 +161,7 @@ type Scope struct {
 // NewPolicy indexes the parts, which it keeps and which must not change afterwards.
 func NewPolicy(version int, trustDomain string, issuers []Issuer, services []Service, calls []Call) *Policy {
 	p := &Policy{
-		Version: version, TrustDomain: trustDomain, Issuers: issuers, Services: services, Calls: calls,
+		Version: version, TrustDomain: trustDomain, MaxHops: DefaultMaxHops, Issuers: issuers, Services: services, Calls: calls,
 		issuerByURL: make(map[string]*Issuer, len(issuers)),
 		serviceBy:   make(map[string]*Service, len(services)),
 		serviceByNS: make(map[string]*Service),
