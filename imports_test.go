@@ -35,6 +35,8 @@ func walls() map[string][]string {
 		"cmd/countersign":        {"*"},
 		"cmd/countersign/daemon": {"*"},
 		"cmd/countersign/demo":   {"*"},
+		"cmd/countersign/bench":  {"*"},
+		"cmd/countersign/local":  {"*"},
 	}
 }
 

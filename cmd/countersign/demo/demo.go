@@ -2,8 +2,6 @@ package demo
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -15,6 +13,8 @@ import (
 	"runtime"
 	"strings"
 	"time"
+
+	"github.com/countersign/countersign/cmd/countersign/local"
 )
 
 // Options say how to run the demo.
@@ -26,14 +26,13 @@ type Options struct {
 
 type demo struct {
 	Options
-	dir       string
-	processes []*process
-	issuer    string // of user tokens
-	self      string // the authority's issuer identifier
-	ops       string
-	services  map[string]string // name: address
-	client    *http.Client      // of the client app: trusts the authority's root, shows no certificate
-	idp       *http.Client
+	dir      string
+	host     local.Host
+	issuer   string            // of user tokens
+	self     string            // the authority's issuer identifier
+	services map[string]string // name: address
+	client   *http.Client      // of the client app: trusts the authority's root, shows no certificate
+	idp      *http.Client
 }
 
 // lead is how long a new key is published before it signs: short, so that the demo ends soon.
@@ -48,8 +47,9 @@ func Run(ctx context.Context, o Options) (err error) {
 	if d.dir, err = os.MkdirTemp("", "countersign-demo-"); err != nil {
 		return err
 	}
+	d.host = local.Host{Executable: o.Executable, Dir: d.dir}
 	defer func() {
-		d.stopAll()
+		d.host.StopAll()
 		if d.Keep {
 			d.say("\nThe demo's files are in %s.", d.dir)
 			return
@@ -82,96 +82,27 @@ func Run(ctx context.Context, o Options) (err error) {
 	return nil
 }
 
-func (d *demo) stopAll() {
-	for len(d.processes) > 0 { // the services before the authority
-		last := len(d.processes) - 1
-		d.processes[last].stop()
-		d.processes = d.processes[:last]
-	}
-}
-
 func (d *demo) say(format string, args ...any) { fmt.Fprintf(d.Out, format+"\n", args...) }
 
 func (d *demo) line(label, format string, args ...any) {
 	fmt.Fprintf(d.Out, "   %-12s %s\n", label, fmt.Sprintf(format, args...))
 }
 
-func (d *demo) authority() string { return filepath.Join(d.dir, "authority") }
-
 func (d *demo) identity(name string) string { return filepath.Join(d.dir, name) }
 
 func (d *demo) startAuthority(ctx context.Context) error {
-	public, err := freeAddress()
-	if err != nil {
-		return err
-	}
-	if d.ops, err = freeAddress(); err != nil {
-		return err
-	}
-	var done struct {
-		Issuer, Fingerprint, Root string
-		TrustDomain               string `json:"trust_domain"`
-	}
-	err = d.ask(ctx, &done, "init", "--trust-domain", "demo.internal", "--listen", public, "--ops-listen", d.ops)
+	done, err := d.host.StartAuthority(ctx, "demo.internal", "COUNTERSIGN_TOKEN_LEAD="+lead.String())
 	if err != nil {
 		return err
 	}
 	d.self = done.Issuer
-	p, stdout, err := d.start("authority", []string{"COUNTERSIGN_TOKEN_LEAD=" + lead.String()}, "serve", "--dir", d.authority())
-	if err != nil {
-		return err
-	}
-	go func() {
-		_, _ = io.Copy(io.Discard, stdout)
-		p.done <- p.cmd.Wait()
-	}()
-	if err := d.waitReady(ctx, p); err != nil {
-		return err
-	}
-	if d.client, err = trusting(done.Root); err != nil {
+	if d.client, err = local.Trusting(done.Root); err != nil {
 		return err
 	}
 	d.line("issuer", "%s", done.Issuer)
 	d.line("trust domain", "%s", done.TrustDomain)
 	d.line("root", "SHA-256 %s", done.Fingerprint)
 	return nil
-}
-
-func (d *demo) waitReady(ctx context.Context, p *process) error {
-	until := time.Now().Add(startTime)
-	for {
-		response, err := http.Get("http://" + d.ops + "/readyz")
-		if err == nil {
-			response.Body.Close()
-			if response.StatusCode == http.StatusOK {
-				return nil
-			}
-		}
-		if time.Now().After(until) {
-			return p.failed(fmt.Errorf("it is not ready: %v", err))
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case err := <-p.done:
-			p.done <- err
-			return p.failed(fmt.Errorf("it ended: %v", err))
-		case <-time.After(50 * time.Millisecond):
-		}
-	}
-}
-
-// trusting is a client that trusts the certificates in a file only.
-func trusting(rootFile string) (*http.Client, error) {
-	body, err := os.ReadFile(rootFile)
-	if err != nil {
-		return nil, err
-	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(body) {
-		return nil, fmt.Errorf("there is no certificate in %s", rootFile)
-	}
-	return loopbackClient(&tls.Config{MinVersion: tls.VersionTLS12, RootCAs: pool}), nil
 }
 
 const policyTemplate = `trust_domain: demo.internal
@@ -188,12 +119,12 @@ calls:
 
 func (d *demo) applyPolicy(ctx context.Context) error {
 	caFile := filepath.Join(d.dir, "idp-ca.pem")
-	issuer, err := d.startPart(ctx, "idp", "demo", "issuer", caFile)
+	issuer, err := d.host.StartPart(ctx, "idp", "demo", "issuer", caFile)
 	if err != nil {
 		return err
 	}
 	d.issuer = issuer
-	if d.idp, err = trusting(caFile); err != nil {
+	if d.idp, err = local.Trusting(caFile); err != nil {
 		return err
 	}
 	document := strings.Replace(policyTemplate, "ISSUER", issuer, 1)
@@ -202,7 +133,7 @@ func (d *demo) applyPolicy(ctx context.Context) error {
 		return err
 	}
 	var applied struct{ Version int }
-	if err := d.ask(ctx, &applied, "policy", "apply", path); err != nil {
+	if err := d.host.Ask(ctx, &applied, "policy", "apply", path); err != nil {
 		return err
 	}
 	if applied.Version != 1 {
@@ -222,14 +153,14 @@ func (d *demo) join(ctx context.Context) error {
 		{name: "gateway", next: "orders", scope: "orders:read"},
 	} {
 		var token struct{ Join string }
-		if err := d.ask(ctx, &token, "join-token", "create", s.name); err != nil {
+		if err := d.host.Ask(ctx, &token, "join-token", "create", s.name); err != nil {
 			return err
 		}
 		var joined struct {
 			ID, Serial string
 			NotAfter   time.Time `json:"not_after"`
 		}
-		if err := d.ask(ctx, &joined, "join", token.Join, "--out", d.identity(s.name)); err != nil {
+		if err := d.host.Ask(ctx, &joined, "join", token.Join, "--out", d.identity(s.name)); err != nil {
 			return err
 		}
 		args := []string{"demo", "service", "--name", s.name, "--as", d.identity(s.name)}
@@ -239,7 +170,7 @@ func (d *demo) join(ctx context.Context) error {
 		if s.next != "" {
 			args = append(args, "--next", d.services[s.next], "--next-name", s.next, "--scope", s.scope)
 		}
-		address, err := d.startPart(ctx, s.name, args...)
+		address, err := d.host.StartPart(ctx, s.name, args...)
 		if err != nil {
 			return err
 		}

@@ -7,18 +7,14 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/tls"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/json"
-	"encoding/pem"
 	"fmt"
 	"io"
-	"math/big"
 	"net"
 	"net/http"
-	"os"
 	"time"
 
+	"github.com/countersign/countersign/cmd/countersign/local"
 	"github.com/countersign/countersign/sts/jwt"
 )
 
@@ -31,7 +27,7 @@ func Issuer(ctx context.Context, out io.Writer, caFile string) error {
 	if err != nil {
 		return err
 	}
-	certificate, err := selfSigned(caFile)
+	certificate, err := local.SelfSigned(caFile)
 	if err != nil {
 		return err
 	}
@@ -47,8 +43,8 @@ func Issuer(ctx context.Context, out io.Writer, caFile string) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintln(out, listening+"https://localhost:"+port)
-	return serveTLS(ctx, listener, mux, &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{certificate}})
+	fmt.Fprintln(out, local.Listening+"https://localhost:"+port)
+	return local.ServeTLS(ctx, listener, mux, &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{certificate}})
 }
 
 func issuerRoutes(issuer string, key crypto.Signer) (*http.ServeMux, error) {
@@ -80,46 +76,8 @@ func issuerRoutes(issuer string, key crypto.Signer) (*http.ServeMux, error) {
 	return mux, nil
 }
 
-// selfSigned makes a TLS certificate for localhost and writes it to a file, for the policy's ca_file.
-func selfSigned(caFile string) (tls.Certificate, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return tls.Certificate{}, err
-	}
-	now := time.Now()
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(now.UnixNano()), Subject: pkix.Name{CommonName: "demo idp"}, DNSNames: []string{"localhost"},
-		NotBefore: now.Add(-time.Minute), NotAfter: now.Add(time.Hour), IsCA: true, BasicConstraintsValid: true,
-		KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		return tls.Certificate{}, err
-	}
-	err = os.WriteFile(caFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o644)
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, err
-}
-
 func answer(w http.ResponseWriter, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
 	_ = json.NewEncoder(w).Encode(v) // the peer is gone; nothing to tell it
-}
-
-// serveTLS serves until ctx ends, then lets requests in flight end.
-func serveTLS(ctx context.Context, l net.Listener, h http.Handler, cfg *tls.Config) error {
-	server := &http.Server{Handler: h, TLSConfig: cfg, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second}
-	stopped := make(chan struct{})
-	context.AfterFunc(ctx, func() {
-		defer close(stopped)
-		drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
-		defer cancel()
-		_ = server.Shutdown(drain)
-	})
-	err := server.ServeTLS(l, "", "")
-	if ctx.Err() != nil {
-		<-stopped
-		return nil
-	}
-	return err
 }

@@ -13,11 +13,11 @@ import (
 	"net/url"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/countersign/countersign"
 	"github.com/countersign/countersign/api/client"
 	"github.com/countersign/countersign/ca/identity"
+	"github.com/countersign/countersign/cmd/countersign/local"
 	"github.com/countersign/countersign/sts/jwt"
 	"github.com/countersign/countersign/sts/verify"
 )
@@ -71,7 +71,7 @@ func Service(ctx context.Context, out io.Writer, o ServiceOptions) error {
 		}
 	}
 	if o.Next != "" {
-		s.next = loopbackClient(&tls.Config{
+		s.next = local.Client(&tls.Config{
 			MinVersion: tls.VersionTLS13, RootCAs: id.Pool(), Certificates: []tls.Certificate{id.TLS()},
 			VerifyConnection: func(state tls.ConnectionState) error { return s.expectPeer(state, o.NextName) },
 		})
@@ -80,23 +80,8 @@ func Service(ctx context.Context, out io.Writer, o ServiceOptions) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintln(out, listening+"https://"+listener.Addr().String())
-	return serveTLS(ctx, listener, http.HandlerFunc(s.serve), server)
-}
-
-// loopbackClient reaches every host name on 127.0.0.1: the demo's names are in no DNS. Certificates are still checked
-// against the names.
-func loopbackClient(cfg *tls.Config) *http.Client {
-	return &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{
-		MaxIdleConnsPerHost: 16, TLSClientConfig: cfg,
-		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
-			_, port, err := net.SplitHostPort(address)
-			if err != nil {
-				return nil, err
-			}
-			return (&net.Dialer{}).DialContext(ctx, network, net.JoinHostPort("127.0.0.1", port))
-		},
-	}}
+	fmt.Fprintln(out, local.Listening+"https://"+listener.Addr().String())
+	return local.ServeTLS(ctx, listener, http.HandlerFunc(s.serve), server)
 }
 
 // expectPeer demands that the next service is the one that the token will be for: a certificate of another service of

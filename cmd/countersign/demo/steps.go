@@ -129,7 +129,7 @@ func (d *demo) rotate(ctx context.Context) error {
 			SignsFrom       time.Time `json:"signs_from"`
 		}
 	}
-	if err := d.ask(ctx, &plan, "key", "rotate", "token"); err != nil {
+	if err := d.host.Ask(ctx, &plan, "key", "rotate", "token"); err != nil {
 		return err
 	}
 	var next string
@@ -193,7 +193,7 @@ func (d *demo) deny(ctx context.Context) error {
 		return err
 	}
 	d.line("asked", "gateway for inventory, with ana's token")
-	body, err := d.run(ctx, exitDenied, "-o", "json", "token", "exchange", "--identity", d.identity("gateway"),
+	body, err := d.host.Run(ctx, exitDenied, "-o", "json", "token", "exchange", "--identity", d.identity("gateway"),
 		"--subject-token", path, "--audience", "inventory", "--scope", "stock:read")
 	if err != nil {
 		return err
@@ -211,7 +211,7 @@ func (d *demo) deny(ctx context.Context) error {
 			} `json:"steps"`
 		}
 	}
-	if err := d.ask(ctx, &found, "audit", "search", "--type", "token.denied", "--limit", "1"); err != nil {
+	if err := d.host.Ask(ctx, &found, "audit", "search", "--type", "token.denied", "--limit", "1"); err != nil {
 		return err
 	}
 	if found.Code != "CS3021" {
@@ -237,7 +237,7 @@ func (d *demo) audit(ctx context.Context) error {
 		Records, Checkpoints uint64
 		Hash                 string
 	}
-	if err := d.ask(ctx, &report, "audit", "verify"); err != nil {
+	if err := d.host.Ask(ctx, &report, "audit", "verify"); err != nil {
 		return err
 	}
 	if !report.OK || report.Records == 0 {
