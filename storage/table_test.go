@@ -135,3 +135,44 @@ func TestTableWalksAllPages(t *testing.T) {
 		}
 	}
 }
+
+// What is recalled is what stands in the store now, however often it was read before.
+func TestRecall(t *testing.T) {
+	s, things := open(t), storage.Table[thing]{Name: "things"}
+	var memo storage.Memo[thing]
+	put := func(v thing, cond storage.Cond) storage.Rev {
+		t.Helper()
+		op, err := things.Put("k", v, time.Time{}, cond)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rev, err := s.Apply(t.Context(), op)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return rev
+	}
+	want := func(v thing) {
+		t.Helper()
+		for range 2 {
+			if got, err := things.Recall(t.Context(), s, &memo, "k"); err != nil || got.Value != v {
+				t.Errorf("recalled %+v, %v; want %+v", got, err, v)
+			}
+		}
+	}
+	if _, err := things.Recall(t.Context(), s, &memo, "k"); !errors.Is(err, storage.ErrNotFound) {
+		t.Errorf("before there is one: %v", err)
+	}
+	put(thing{Name: "a"}, storage.Cond{Absent: true})
+	want(thing{Name: "a"})
+	put(thing{Name: "b"}, storage.Cond{})
+	want(thing{Name: "b"})
+	if _, err := s.Apply(t.Context(), things.Delete("k", storage.Cond{})); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := things.Recall(t.Context(), s, &memo, "k"); !errors.Is(err, storage.ErrNotFound) {
+		t.Errorf("after it was deleted: %v", err)
+	}
+	put(thing{Name: "c"}, storage.Cond{Absent: true})
+	want(thing{Name: "c"})
+}
