@@ -122,7 +122,7 @@ New here?  countersign demo     shows a whole chain on this machine, in under 30
 }
 
 func (a *app) startCommands() []*cobra.Command {
-	return grouped("start", a.initCommand(), a.serveCommand(), a.devCommand(), a.demoCommand(), a.configCommand())
+	return grouped("start", a.initCommand(), a.serveCommand(), a.devCommand(), a.demoCommand(), a.benchCommand(), a.configCommand())
 }
 
 func (a *app) serviceCommands() []*cobra.Command {
