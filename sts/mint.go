@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
+	"sync"
 
 	"github.com/countersign/countersign"
 	"github.com/countersign/countersign/storage/keyring"
@@ -98,6 +99,36 @@ func (s *Service) signer(alg string) (keyring.Key, crypto.Signer, error) {
 	}
 }
 
+// signers are the ready signers of our tokens, one for each alg and typ: those of the keys that signed last.
+type signers struct {
+	mu sync.Mutex
+	of map[[2]string]readySigner
+}
+
+type readySigner struct {
+	kid   string
+	token *jwt.Signer
+}
+
+// get is the signer of a key that was found to be the one that signs now. Nothing of another key is kept.
+func (s *signers) get(key keyring.Key, signer crypto.Signer, typ string) (*jwt.Signer, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	of := [2]string{key.Alg, typ}
+	if ready, ok := s.of[of]; ok && ready.kid == key.ID {
+		return ready.token, nil
+	}
+	made, err := jwt.NewSigner(signer, key.Alg, key.ID, typ)
+	if err != nil {
+		return nil, err
+	}
+	if s.of == nil {
+		s.of = map[[2]string]readySigner{}
+	}
+	s.of[of] = readySigner{key.ID, made}
+	return made, nil
+}
+
 // mint signs what was granted. Nothing of it may leave before it is recorded.
 func (s *Service) mint(g Grant) (minted, error) {
 	key, signer, err := s.signer(g.Audience.Alg)
@@ -113,7 +144,11 @@ func (s *Service) mint(g Grant) (minted, error) {
 		return minted{}, countersign.Errorf(countersign.CodeCarry, "the new token's claims would have %d bytes; at most %d fit", len(payload), maxClaims).
 			WithHint("ask for fewer scopes")
 	}
-	compact, err := jwt.Sign(signer, g.Audience.Alg, key.ID, g.Audience.Typ, json.RawMessage(payload))
+	ready, err := s.signers.get(key, signer, g.Audience.Typ)
+	if err != nil {
+		return minted{}, err
+	}
+	compact, err := ready.Sign(payload)
 	if err != nil {
 		return minted{}, err
 	}

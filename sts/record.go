@@ -71,7 +71,7 @@ type asked struct {
 // that nobody got, never a token without a record.
 func (s *Service) recordIssued(ctx context.Context, x *exchange) error {
 	g := x.grant
-	_, err := s.cfg.Audit.Append(ctx, audit.Event{
+	err := s.cfg.Audit.AppendAll(ctx, audit.Event{
 		Type: "token.issued", Outcome: audit.OK, By: x.by, Subject: g.Audience.Name,
 		Detail: issuedDetail{
 			Grant: x.request.GrantType, Client: g.Client.ID.String(), Audience: g.Audience.Name,
@@ -108,7 +108,7 @@ func (s *Service) recordDenied(ctx context.Context, x *exchange, cause error) er
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), denialWindow)
 	defer cancel()
-	_, err := s.cfg.Audit.Append(ctx, audit.Event{
+	err := s.cfg.Audit.AppendAll(ctx, audit.Event{
 		Type: "token.denied", Outcome: outcome, By: x.by, Subject: x.target(), Code: denial.Code, Detail: detail,
 	})
 	if err != nil {

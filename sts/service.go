@@ -43,6 +43,7 @@ type Service struct {
 	log      *slog.Logger
 	keys     *published
 	issuers  *issuers
+	signers  signers
 	metrics  *metrics
 	metadata []byte
 }

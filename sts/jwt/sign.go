@@ -3,55 +3,137 @@ package jwt
 import (
 	"bytes"
 	"crypto"
-	"crypto/ecdsa"
 	"crypto/ed25519"
-	"crypto/rsa"
+	"crypto/rand"
+	_ "crypto/sha256" // the hashes of RS256 and ES256
+	_ "crypto/sha512" // and of the others
+	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 
-	"github.com/go-jose/go-jose/v4"
-	"github.com/go-jose/go-jose/v4/cryptosigner"
+	"golang.org/x/crypto/cryptobyte"
+	"golang.org/x/crypto/cryptobyte/asn1"
 )
 
-// Sign makes a token that [Parse] takes, with a header of exactly alg, kid and typ. alg must be the one of ES256,
-// ES384, ES512, EdDSA, or one of RS256, RS384, RS512, that signer's key is for. claims is anything that encoding/json
-// writes as an object. Keys that live elsewhere (KMS, PKCS#11) sign through [crypto.Signer].
-func Sign(signer crypto.Signer, alg, kid, typ string, claims any) (string, error) {
-	if err := checkSigning(signer, alg); err != nil {
-		return "", err
+// Signer makes tokens with one key and one typ. It is immutable; keys that live elsewhere (KMS, PKCS#11) sign through
+// their [crypto.Signer].
+type Signer struct {
+	key    crypto.Signer
+	hash   crypto.Hash // 0: the message itself is signed
+	half   int         // of an ECDSA signature: the bytes of r and of s; 0 for the others
+	header string      // as it begins each token, with its dot
+}
+
+// NewSigner checks what every token of the signer needs. alg must be the one of ES256, ES384, ES512, EdDSA, or one of
+// RS256, RS384, RS512, that key is for; the header will hold exactly alg, kid and typ.
+func NewSigner(key crypto.Signer, alg, kid, typ string) (*Signer, error) {
+	if err := checkSigning(key, alg); err != nil {
+		return nil, err
 	}
 	if kid == "" || len(kid) > maxKID || !printable(kid) || typ == "" || len(typ) > maxTyp || !printable(typ) {
-		return "", fmt.Errorf("sign a token: kid and typ must be printable and at most %d and %d long", maxKID, maxTyp)
+		return nil, fmt.Errorf("sign a token: kid and typ must be printable and at most %d and %d long", maxKID, maxTyp)
+	}
+	header, err := marshal(struct {
+		Alg string `json:"alg"`
+		KID string `json:"kid"`
+		Typ string `json:"typ"`
+	}{alg, kid, typ})
+	if err != nil {
+		return nil, fmt.Errorf("sign a token: write its header: %w", err)
+	}
+	a, _ := algorithmOf(alg)
+	s := &Signer{key: key, header: base64.RawURLEncoding.EncodeToString(header) + "."}
+	if a.curve != nil {
+		s.half = (a.curve.Params().BitSize + 7) / 8
+	}
+	switch alg[len(alg)-3:] {
+	case "256":
+		s.hash = crypto.SHA256
+	case "384":
+		s.hash = crypto.SHA384
+	case "512":
+		s.hash = crypto.SHA512
+	}
+	return s, nil
+}
+
+// Sign makes a token of payload that [Parse] takes. What Parse would refuse is an error.
+func (s *Signer) Sign(payload []byte) (string, error) {
+	if _, err := parseObject(payload); err != nil {
+		return "", fmt.Errorf("sign a token: its claims: %w", err)
+	}
+	enc := base64.RawURLEncoding
+	token := make([]byte, 0, len(s.header)+enc.EncodedLen(len(payload))+1+enc.EncodedLen(maxSignature(s.key.Public())))
+	token = append(token, s.header...)
+	token = enc.AppendEncode(token, payload)
+	signature, err := s.sign(token)
+	if err != nil {
+		return "", fmt.Errorf("sign a token: %w", err)
+	}
+	token = append(token, '.')
+	token = enc.AppendEncode(token, signature)
+	if len(token) > MaxToken {
+		return "", fmt.Errorf("sign a token: it would have %d bytes; at most %d are taken", len(token), MaxToken)
+	}
+	return string(token), nil
+}
+
+// sign makes the signature of input as JWS writes it (RFC 7518 3.3, 3.4; RFC 8037 3.1).
+func (s *Signer) sign(input []byte) ([]byte, error) {
+	digest := input
+	if s.hash != 0 {
+		h := s.hash.New()
+		h.Write(input)
+		digest = h.Sum(make([]byte, 0, 64))
+	}
+	signature, err := s.key.Sign(rand.Reader, digest, s.hash)
+	if err != nil || s.half == 0 {
+		return signature, err
+	}
+	return fixedECDSA(signature, s.half)
+}
+
+// fixedECDSA turns the SEQUENCE of r and s that a crypto.Signer gives (RFC 3279 2.2.3) into both as big-endian numbers
+// of half bytes each (RFC 7518 3.4).
+func fixedECDSA(der []byte, half int) ([]byte, error) {
+	var r, s []byte
+	outer, inner := cryptobyte.String(der), cryptobyte.String(nil)
+	if !outer.ReadASN1(&inner, asn1.SEQUENCE) || !outer.Empty() || !inner.ReadASN1Integer(&r) || !inner.ReadASN1Integer(&s) ||
+		!inner.Empty() || len(r) > half || len(s) > half {
+		return nil, errors.New("the key gave something else than an ECDSA signature")
+	}
+	fixed := make([]byte, 2*half)
+	copy(fixed[half-len(r):], r)
+	copy(fixed[2*half-len(s):], s)
+	return fixed, nil
+}
+
+// maxSignature is the size of a signature by the key, at most.
+func maxSignature(key crypto.PublicKey) int {
+	if _, ok := key.(ed25519.PublicKey); ok {
+		return ed25519.SignatureSize
+	}
+	if sized, ok := key.(interface{ Size() int }); ok { // RSA
+		return sized.Size()
+	}
+	return 2 * 66 // P-521
+}
+
+// Sign makes one token: see [NewSigner]. claims is anything that encoding/json writes as an object.
+func Sign(key crypto.Signer, alg, kid, typ string, claims any) (string, error) {
+	s, err := NewSigner(key, alg, kid, typ)
+	if err != nil {
+		return "", err
 	}
 	payload, err := marshal(claims)
 	if err != nil {
 		return "", fmt.Errorf("sign a token: write its claims: %w", err)
 	}
-	if _, err := parseObject(payload); err != nil {
-		return "", fmt.Errorf("sign a token: its claims: %w", err)
-	}
-	options := new(jose.SignerOptions).WithType(jose.ContentType(typ)).WithHeader("kid", kid)
-	key := jose.SigningKey{Algorithm: jose.SignatureAlgorithm(alg), Key: signingKey(signer)}
-	s, err := jose.NewSigner(key, options)
-	if err != nil {
-		return "", fmt.Errorf("sign a token: %w", err)
-	}
-	jws, err := s.Sign(payload)
-	if err != nil {
-		return "", fmt.Errorf("sign a token: %w", err)
-	}
-	compact, err := jws.CompactSerialize()
-	if err != nil {
-		return "", fmt.Errorf("sign a token: %w", err)
-	}
-	if len(compact) > MaxToken {
-		return "", fmt.Errorf("sign a token: it would have %d bytes; at most %d are taken", len(compact), MaxToken)
-	}
-	return compact, nil
+	return s.Sign(payload)
 }
 
-// checkSigning leaves PS256, PS384 and PS512 out: go-jose makes them with the longest salt, RFC 7518 3.5 demands one
-// of the hash's size.
+// checkSigning leaves PS256, PS384 and PS512 out: nothing here signs with them.
 func checkSigning(signer crypto.Signer, alg string) error {
 	a, known := algorithmOf(alg)
 	if !known || a.rsa && alg[0] == 'P' {
@@ -64,15 +146,6 @@ func checkSigning(signer crypto.Signer, alg string) error {
 		return fmt.Errorf("sign a token: the key is not for the algorithm %q", alg)
 	}
 	return nil
-}
-
-// signingKey is what go-jose signs with: keys in memory directly, others through their interface.
-func signingKey(signer crypto.Signer) any {
-	switch k := signer.(type) {
-	case *ecdsa.PrivateKey, *rsa.PrivateKey, ed25519.PrivateKey:
-		return k
-	}
-	return cryptosigner.Opaque(signer)
 }
 
 // marshal is json.Marshal without the escapes for HTML, which only make tokens longer.
