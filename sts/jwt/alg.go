@@ -6,6 +6,8 @@ import (
 	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/sha512"
 	"math"
 	"math/big"
 )
@@ -21,20 +23,22 @@ type algorithm struct {
 	name  string
 	curve elliptic.Curve // of ES*; nil otherwise
 	rsa   bool
+	pss   bool        // of rsa
+	hash  crypto.Hash // 0: the algorithm hashes by itself
 }
 
-func algorithms() []algorithm {
-	return []algorithm{
-		{name: "ES256", curve: elliptic.P256()},
-		{name: "ES384", curve: elliptic.P384()},
-		{name: "ES512", curve: elliptic.P521()},
+func algorithms() [10]algorithm {
+	return [...]algorithm{
+		{name: "ES256", curve: elliptic.P256(), hash: crypto.SHA256},
+		{name: "ES384", curve: elliptic.P384(), hash: crypto.SHA384},
+		{name: "ES512", curve: elliptic.P521(), hash: crypto.SHA512},
 		{name: "EdDSA"},
-		{name: "RS256", rsa: true},
-		{name: "RS384", rsa: true},
-		{name: "RS512", rsa: true},
-		{name: "PS256", rsa: true},
-		{name: "PS384", rsa: true},
-		{name: "PS512", rsa: true},
+		{name: "RS256", rsa: true, hash: crypto.SHA256},
+		{name: "RS384", rsa: true, hash: crypto.SHA384},
+		{name: "RS512", rsa: true, hash: crypto.SHA512},
+		{name: "PS256", rsa: true, pss: true, hash: crypto.SHA256},
+		{name: "PS384", rsa: true, pss: true, hash: crypto.SHA384},
+		{name: "PS512", rsa: true, pss: true, hash: crypto.SHA512},
 	}
 }
 
@@ -65,6 +69,35 @@ func (a algorithm) fits(key crypto.PublicKey) bool {
 		return a.rsa
 	case ed25519.PublicKey:
 		return a.curve == nil && !a.rsa
+	}
+	return false
+}
+
+// verify tells whether sig is key's for input. The key fits and checkSignature passed the signature.
+func (a algorithm) verify(key crypto.PublicKey, input, sig []byte) bool {
+	digest := input
+	switch a.hash {
+	case crypto.SHA256:
+		sum := sha256.Sum256(input)
+		digest = sum[:]
+	case crypto.SHA384:
+		sum := sha512.Sum384(input)
+		digest = sum[:]
+	case crypto.SHA512:
+		sum := sha512.Sum512(input)
+		digest = sum[:]
+	}
+	switch k := key.(type) {
+	case *ecdsa.PublicKey:
+		half := len(sig) / 2
+		return ecdsa.Verify(k, digest, new(big.Int).SetBytes(sig[:half]), new(big.Int).SetBytes(sig[half:]))
+	case *rsa.PublicKey:
+		if a.pss {
+			return rsa.VerifyPSS(k, a.hash, digest, sig, nil) == nil
+		}
+		return rsa.VerifyPKCS1v15(k, a.hash, digest, sig) == nil
+	case ed25519.PublicKey:
+		return ed25519.Verify(k, input, sig)
 	}
 	return false
 }

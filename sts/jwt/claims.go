@@ -2,8 +2,9 @@ package jwt
 
 import (
 	"encoding/json"
+	"iter"
 	"math"
-	"slices"
+	"strconv"
 	"time"
 )
 
@@ -16,8 +17,54 @@ const maxTime = 253402300799
 // Claims are the members of a JSON object, by their exact names: "SUB" is not "sub". A claim that is there but null
 // is there, and of the wrong type for every reader. The zero Claims is empty.
 type Claims struct {
-	names []string
-	raw   map[string]json.RawMessage
+	members []member
+	index   map[string]int // of members, once they are many; nil before
+}
+
+type member struct {
+	name string
+	raw  json.RawMessage
+}
+
+// many is from when on looking through all members costs more than a map; it also bounds what an object of thousands of
+// members costs.
+const many = 32
+
+// add puts a member at the end; false: the name is taken.
+func (c *Claims) add(name string, raw json.RawMessage) bool {
+	if c.find(name) >= 0 {
+		return false
+	}
+	if c.members == nil {
+		c.members = make([]member, 0, 8)
+	}
+	c.members = append(c.members, member{name, raw})
+	switch n := len(c.members); {
+	case n == many:
+		c.index = make(map[string]int, 2*many)
+		for i, m := range c.members {
+			c.index[m.name] = i
+		}
+	case n > many:
+		c.index[name] = n - 1
+	}
+	return true
+}
+
+// find is the place of name; -1: it is not there.
+func (c *Claims) find(name string) int {
+	if c.index != nil {
+		if i, ok := c.index[name]; ok {
+			return i
+		}
+		return -1
+	}
+	for i := range c.members {
+		if c.members[i].name == name {
+			return i
+		}
+	}
+	return -1
 }
 
 // ParseClaims reads a JSON object as strictly as [Parse] reads a payload, of at most [MaxToken] bytes.
@@ -29,17 +76,39 @@ func ParseClaims(b []byte) (Claims, error) {
 }
 
 // Has tells whether the claim is there, whatever its value.
-func (c Claims) Has(name string) bool { _, ok := c.raw[name]; return ok }
+func (c Claims) Has(name string) bool { return c.find(name) >= 0 }
 
 // Names are the names of the claims, in the token's order.
-func (c Claims) Names() []string { return slices.Clone(c.names) }
+func (c Claims) Names() []string {
+	names := make([]string, len(c.members))
+	for i, m := range c.members {
+		names[i] = m.name
+	}
+	return names
+}
+
+// All are the claims in the token's order, each as its JSON stands in the token, which must not be changed.
+func (c Claims) All() iter.Seq2[string, json.RawMessage] {
+	return func(yield func(string, json.RawMessage) bool) {
+		for _, m := range c.members {
+			if !yield(m.name, m.raw) {
+				return
+			}
+		}
+	}
+}
 
 // Raw is the claim's JSON as it stands in the token. It must not be changed.
-func (c Claims) Raw(name string) (json.RawMessage, bool) { raw, ok := c.raw[name]; return raw, ok }
+func (c Claims) Raw(name string) (json.RawMessage, bool) {
+	if i := c.find(name); i >= 0 {
+		return c.members[i].raw, true
+	}
+	return nil, false
+}
 
 // String reads a claim that is a string; false: it is not there.
 func (c Claims) String(name string) (string, bool, error) {
-	raw, ok := c.raw[name]
+	raw, ok := c.Raw(name)
 	if !ok {
 		return "", false, nil
 	}
@@ -52,30 +121,33 @@ func (c Claims) String(name string) (string, bool, error) {
 
 // Strings reads a claim that is an array of strings; false: it is not there.
 func (c Claims) Strings(name string) ([]string, bool, error) {
-	raw, ok := c.raw[name]
+	raw, ok := c.Raw(name)
 	if !ok {
 		return nil, false, nil
 	}
-	wrong := refuse(ReasonClaim, "%.40q is not an array of strings", name)
 	var elements []json.RawMessage // not []string, which would read null as ""
 	if raw[0] != '[' || json.Unmarshal(raw, &elements) != nil {
-		return nil, true, wrong
+		return nil, true, notStrings(name)
 	}
 	list := make([]string, len(elements))
 	for i, e := range elements {
 		s, err := unquote(e)
 		if err != nil {
-			return nil, true, wrong
+			return nil, true, notStrings(name)
 		}
 		list[i] = s
 	}
 	return list, true, nil
 }
 
+func notStrings(name string) error {
+	return refuse(ReasonClaim, "%.40q is not an array of strings", name)
+}
+
 // Audience reads "aud", a string or an array of strings (RFC 7519 4.1.3); none if it is not there. Where exactly one
 // string is demanded, String("aud") is the reader.
 func (c Claims) Audience() ([]string, error) {
-	raw, ok := c.raw["aud"]
+	raw, ok := c.Raw("aud")
 	if !ok {
 		return nil, nil
 	}
@@ -91,26 +163,26 @@ func (c Claims) Audience() ([]string, error) {
 
 // Object reads a claim that is an object; false: it is not there.
 func (c Claims) Object(name string) (Claims, bool, error) {
-	raw, ok := c.raw[name]
+	raw, ok := c.Raw(name)
 	if !ok {
 		return Claims{}, false, nil
 	}
 	if raw[0] != '{' {
 		return Claims{}, true, refuse(ReasonClaim, "%.40q is not an object", name)
 	}
-	inner, err := parseObject(raw)
+	inner, err := parseInner(raw)
 	return inner, true, err
 }
 
 // Time reads a NumericDate (RFC 7519 2): a number of seconds from 1970 to 9999, fractions allowed; false: it is not
 // there.
 func (c Claims) Time(name string) (time.Time, bool, error) {
-	raw, ok := c.raw[name]
+	raw, ok := c.Raw(name)
 	if !ok {
 		return time.Time{}, false, nil
 	}
-	var f float64
-	if !numeric(raw[0]) || json.Unmarshal(raw, &f) != nil || f < 0 || f > maxTime {
+	f, err := strconv.ParseFloat(string(raw), 64)
+	if !numeric(raw[0]) || err != nil || f < 0 || f > maxTime {
 		return time.Time{}, true, refuse(ReasonClaim, "%.40q is not a number of seconds between the years 1970 and 9999", name)
 	}
 	seconds, fraction := math.Modf(f)
