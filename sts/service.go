@@ -44,6 +44,7 @@ type Service struct {
 	keys     *published
 	issuers  *issuers
 	signers  signers
+	verified jwt.Verified // subject tokens
 	metrics  *metrics
 	metadata []byte
 }
@@ -195,7 +196,7 @@ func (x *exchange) add(name string, step Step) bool {
 // verify is step 2: who signed the token is settled before any other claim of it counts. Our own iss decides first, so that
 // no policy can make an external issuer speak for us.
 func (s *Service) verify(ctx context.Context, p *countersign.Policy, client *countersign.Service, compact string, now time.Time) (*Subject, error) {
-	t, err := jwt.Parse(compact)
+	t, err := s.verified.Parse(compact)
 	if err != nil {
 		return nil, wrongClaim(err)
 	}
@@ -217,7 +218,7 @@ func (s *Service) verify(ctx context.Context, p *countersign.Policy, client *cou
 	if err != nil {
 		return nil, err
 	}
-	if err := t.Verify(set, issuer.Algorithms); err != nil {
+	if err := s.verified.Verify(t, set, issuer.Algorithms); err != nil {
 		return nil, wrongSignature(err)
 	}
 	return readExternal(p, issuer, client, t, now)
@@ -228,7 +229,7 @@ func (s *Service) verifyOwn(t *jwt.Token) error {
 	if err != nil {
 		return err
 	}
-	if err := t.Verify(k.set, []string{"ES256", "RS256"}); err != nil {
+	if err := s.verified.Verify(t, k.set, []string{"ES256", "RS256"}); err != nil {
 		return wrongSignature(err)
 	}
 	return nil

@@ -130,20 +130,35 @@ func (t *Token) HasType(subtype string) bool {
 // curve and, where the set says so, its "alg". The key is the one that kid names; a token without kid is taken only
 // where the issuer publishes a single key. A kid that names none is [ReasonKID].
 func (t *Token) Verify(keys *Set, algs []string) error {
-	if !slices.Contains(algs, t.Alg) {
-		return refuse(ReasonAlg, "the algorithm %q is not one that is accepted from this issuer", t.Alg)
-	}
-	key, err := keys.find(t.KID)
+	key, err := t.key(keys, algs)
 	if err != nil {
 		return err
 	}
+	return t.verify(key)
+}
+
+// key is the one that must have signed the token; everything but the signature is judged.
+func (t *Token) key(keys *Set, algs []string) (PublicKey, error) {
+	if !slices.Contains(algs, t.Alg) {
+		return PublicKey{}, refuse(ReasonAlg, "the algorithm %q is not one that is accepted from this issuer", t.Alg)
+	}
+	key, err := keys.find(t.KID)
+	if err != nil {
+		return PublicKey{}, err
+	}
 	alg, known := algorithmOf(t.Alg)
 	if !known || !alg.fits(key.Key) || key.Alg != "" && key.Alg != t.Alg {
-		return refuse(ReasonAlg, "the key %.40q is not for the algorithm %q", t.KID, t.Alg)
+		return PublicKey{}, refuse(ReasonAlg, "the key %.40q is not for the algorithm %q", t.KID, t.Alg)
 	}
+	return key, nil
+}
+
+// verify judges the signature by a key that [Token.key] gave.
+func (t *Token) verify(key PublicKey) error {
 	if err := checkSignature(key.Key, t.signature); err != nil {
 		return err
 	}
+	alg, _ := algorithmOf(t.Alg)
 	input := t.compact[:strings.LastIndexByte(t.compact, '.')]
 	if !alg.verify(key.Key, []byte(input), t.signature) {
 		return refuse(ReasonSignature, "the signature is not the key's")
