@@ -45,8 +45,9 @@ const (
 // The boot clock is CLOCK_BOOTTIME and not the monotonic clock of package time, which is CLOCK_MONOTONIC and stands still
 // while the machine sleeps: each laptop lid would part them.
 type Clock struct {
-	wall func() time.Time
-	boot func() time.Duration
+	wall  func() time.Time
+	boot  func() time.Duration
+	quick func() time.Duration // boot as it was up to quickFor ago, carried on; nil: boot
 
 	mu  sync.Mutex // one change of ref at a time
 	ref atomic.Pointer[reference]
@@ -96,7 +97,7 @@ func newClock(wall func() time.Time, boot func() time.Duration) (*Clock, error) 
 		if _, err := readBoot(); err != nil {
 			return nil, err
 		}
-		c.boot = sinceBoot
+		c.boot, c.quick = sinceBoot, new(bootCache).sinceBoot
 	}
 	c.ref.Store(&reference{wall: c.wall(), boot: c.boot()})
 	return c, nil
@@ -115,6 +116,29 @@ func readBoot() (time.Duration, error) {
 		return 0, fmt.Errorf("read CLOCK_BOOTTIME: %w", err)
 	}
 	return time.Duration(ts.Nano()), nil
+}
+
+// quickFor is how long a reading of the boot clock is carried on by the monotonic clock: Linux gives the one by a system
+// call, of which a request would need a dozen, the other without. They differ by the time that the machine sleeps.
+const quickFor = 10 * time.Millisecond
+
+// bootCache is the boot clock for who reads it often.
+type bootCache struct{ last atomic.Pointer[bootReading] }
+
+type bootReading struct {
+	at   time.Time // with its monotonic reading
+	boot time.Duration
+}
+
+func (c *bootCache) sinceBoot() time.Duration {
+	if last := c.last.Load(); last != nil {
+		if passed := time.Since(last.at); passed < quickFor {
+			return last.boot + passed
+		}
+	}
+	last := &bootReading{time.Now(), sinceBoot()}
+	c.last.Store(last)
+	return last.boot
 }
 
 // Now is the time for all parts of the daemon. It never leaps by more than 5 s unless somebody confirmed that.
@@ -147,9 +171,13 @@ func (r reading) explain() string {
 // read reads both clocks. It changes nothing.
 func (c *Clock) read() reading {
 	var r reading
-	for range readTries {
+	for try := range readTries {
 		ref := c.ref.Load()
-		r = reading{boot: c.boot(), wall: c.wall(), doubt: ref.doubt}
+		boot := c.boot
+		if try == 0 && c.quick != nil {
+			boot = c.quick // a machine that has just woken is seen on the next try
+		}
+		r = reading{boot: boot(), wall: c.wall(), doubt: ref.doubt}
 		r.held = ref.wall.Add(r.boot - ref.boot)
 		if r.doubt != "" || r.near() {
 			return r
