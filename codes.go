@@ -73,6 +73,8 @@ const (
 	CodeReentry          Code = "CS3042"
 	CodeActor            Code = "CS3043"
 	CodeCarry            Code = "CS3044"
+	CodeCondition        Code = "CS3045"
+	CodeConditionError   Code = "CS3046"
 	CodeLifetime         Code = "CS3050"
 	CodeMachine          Code = "CS3060"
 	CodePolicyFaults     Code = "CS4001"
@@ -218,13 +220,17 @@ func Codes() []CodeInfo {
 		{CodeMayAct, Denied, oauthRequest, "the subject token's may_act does not name this client",
 			"the user's token names who may act for him; use that service"},
 		{CodeHops, Denied, oauthRequest, "the chain is as long as it may be",
-			"shorten the chain; 8 services at most"},
+			"shorten the chain, or raise `max_hops` of the policy (at most 16)"},
 		{CodeReentry, Denied, oauthRequest, "the service occurs in the chain already",
-			"a service may occur once in a chain; call it first, or not again"},
+			"call it first, or not again, or mark the call `reenter: true`"},
 		{CodeActor, Invalid, oauthRequest, "the actor token does not prove the authenticated client",
 			"leave actor_token out: the certificate says who acts"},
 		{CodeCarry, Invalid, oauthRequest, "a claim to carry is of a kind or size that can't be carried",
 			"carry fewer or smaller claims; strings, numbers, booleans and lists of strings only"},
+		{CodeCondition, Denied, oauthRequest, "the condition of the call does not hold",
+			"countersign policy explain shows the call's `when`"},
+		{CodeConditionError, Denied, oauthRequest, "the condition of the call can't be judged, which denies",
+			"countersign policy explain names the error; guard a claim that may be missing with has()"},
 		{CodeLifetime, Invalid, oauthRequest, "the subject token expires too soon",
 			"get a fresh token from the one who called you"},
 		{CodeMachine, Denied, "unauthorized_client", "the call is not open to client_credentials",

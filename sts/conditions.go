@@ -14,12 +14,26 @@ const maxCarry = 2 << 10
 
 // conditions is step 5.
 func (d *decision) conditions() Step {
-	for _, judge := range []func() Step{d.mayAct, d.chain, d.actor, d.carry} {
+	for _, judge := range []func() Step{d.when, d.mayAct, d.chain, d.actor, d.carry} {
 		if step := judge(); !step.OK {
 			return step
 		}
 	}
 	return passed("", "the chain has %s with this client", plural(len(d.grant.Act.Chain()), "service"))
+}
+
+// when judges the call's own condition. One that was not compiled or can't be judged denies.
+func (d *decision) when() Step {
+	call := d.grant.Call
+	if call.When == "" && call.Condition == nil {
+		return Step{OK: true}
+	}
+	rule := ruleOf(call)
+	if call.Condition == nil {
+		return denied(countersign.CodeConditionError, rule, "the condition of %s can't be judged", rule).
+			hint("`%s` was not compiled: this is a fault of the daemon, not of the request", call.When)
+	}
+	return Step{OK: true}
 }
 
 // mayAct enforces `may_act` (RFC 8693 4.4) wherever the subject token has it, whatever the request looks like: it must

@@ -36,19 +36,13 @@ type issuers struct {
 	mu      sync.Mutex
 	policy  *countersign.Policy // for which remotes was last cleared
 	remotes map[source]*jwt.Remote
+	pinned  map[string]*jwt.Set // parsed once, by the text of the policy
 }
 
 func (i *issuers) remote(p *countersign.Policy, issuer *countersign.Issuer) (*jwt.Remote, error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if i.policy != p {
-		for s := range i.remotes {
-			if !slices.ContainsFunc(p.Issuers, func(kept countersign.Issuer) bool { return sourceOf(&kept) == s }) {
-				delete(i.remotes, s)
-			}
-		}
-		i.policy = p
-	}
+	i.clear(p)
 	s := sourceOf(issuer)
 	if r, ok := i.remotes[s]; ok {
 		return r, nil
@@ -59,6 +53,43 @@ func (i *issuers) remote(p *countersign.Policy, issuer *countersign.Issuer) (*jw
 	}
 	i.remotes[s] = r
 	return r, nil
+}
+
+// clear forgets what p does not name any more. i.mu is held.
+func (i *issuers) clear(p *countersign.Policy) {
+	if i.policy == p {
+		return
+	}
+	for s := range i.remotes {
+		if !slices.ContainsFunc(p.Issuers, func(kept countersign.Issuer) bool { return sourceOf(&kept) == s }) {
+			delete(i.remotes, s)
+		}
+	}
+	for set := range i.pinned {
+		if !slices.ContainsFunc(p.Issuers, func(kept countersign.Issuer) bool { return kept.JWKS == set }) {
+			delete(i.pinned, set)
+		}
+	}
+	i.policy = p
+}
+
+// fixed are the keys of an issuer that stand in the policy itself: nothing is ever fetched for them.
+func (i *issuers) fixed(p *countersign.Policy, issuer *countersign.Issuer) (*jwt.Set, error) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.clear(p)
+	if set, ok := i.pinned[issuer.JWKS]; ok {
+		return set, nil
+	}
+	set, err := jwt.ParseSet([]byte(issuer.JWKS))
+	if err != nil {
+		return nil, err
+	}
+	if i.pinned == nil {
+		i.pinned = map[string]*jwt.Set{}
+	}
+	i.pinned[issuer.JWKS] = set
+	return set, nil
 }
 
 // open makes the cache of a source. The proxies of the environment are not used: what is trusted must not depend on it.
@@ -82,6 +113,13 @@ func (i *issuers) keys(ctx context.Context, p *countersign.Policy, issuer *count
 	down := func(err error) error {
 		return countersign.Errorf(countersign.CodeIssuerDown, "the keys of the issuer %s can't be had", issuer.Name).
 			WithHint("is its jwks_uri right, and can the daemon reach it?").After(5 * time.Second).Because(err)
+	}
+	if issuer.JWKS != "" {
+		set, err := i.fixed(p, issuer)
+		if err != nil {
+			return nil, down(err)
+		}
+		return set, nil
 	}
 	remote, err := i.remote(p, issuer)
 	if err != nil {

@@ -90,7 +90,7 @@ func readOwn(p *countersign.Policy, ourIssuer string, client *countersign.Servic
 		return s, nil
 	}
 	issuer, ok := p.Issuer(s.SubIssuer)
-	if !ok {
+	if !ok || issuer.Use == countersign.UseWorkloads {
 		return nil, countersign.Errorf(countersign.CodeSubjectIssuer, "the user's issuer %s is not in the policy any more", quote(s.SubIssuer))
 	}
 	s.Carry = pick(t.Claims, issuer.Carry, keptAlways())
@@ -101,7 +101,7 @@ func readOwn(p *countersign.Policy, ourIssuer string, client *countersign.Servic
 // only selects among what the policy names.
 func acceptedFrom(p *countersign.Policy, client *countersign.Service, iss string) (*countersign.Issuer, error) {
 	issuer, ok := p.Issuer(iss)
-	if !ok || len(client.AudiencesFor(issuer.Name)) == 0 {
+	if !ok || issuer.Use == countersign.UseWorkloads || len(client.AudiencesFor(issuer.Name)) == 0 {
 		var accepted []string
 		for _, a := range client.Accepts {
 			accepted = append(accepted, a.Issuer)

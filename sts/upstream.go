@@ -38,6 +38,9 @@ func (m *issuerMetrics) Describe(out chan<- *prometheus.Desc) {
 func (m *issuerMetrics) Collect(out chan<- prometheus.Metric) {
 	p := m.policy()
 	for i := range p.Issuers {
+		if p.Issuers[i].JWKS != "" {
+			continue // nothing is fetched
+		}
 		age, good, failed := math.Inf(1), uint64(0), uint64(0)
 		if r := m.issuers.known(&p.Issuers[i]); r != nil {
 			good, failed = r.Fetches()

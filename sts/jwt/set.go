@@ -2,6 +2,7 @@ package jwt
 
 import (
 	"crypto"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -108,6 +109,21 @@ func (s *Set) check() error {
 		}
 	}
 	return nil
+}
+
+// Keys are the keys that can verify tokens, in the set's order.
+func (s *Set) Keys() []PublicKey { return slices.Clone(s.keys) }
+
+// Skipped is how many of the published keys are not for tokens.
+func (s *Set) Skipped() int { return s.published - len(s.keys) }
+
+// Thumbprint is the key's JWK thumbprint (RFC 7638) with SHA-256, in base64url; "" if Key can't be in a [Set].
+func (k PublicKey) Thumbprint() string {
+	sum, err := (&jose.JSONWebKey{Key: k.Key}).Thumbprint(crypto.SHA256)
+	if err != nil {
+		return ""
+	}
+	return base64.RawURLEncoding.EncodeToString(sum)
 }
 
 // Len is the number of keys that can verify tokens.
