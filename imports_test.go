@@ -22,7 +22,7 @@ func walls() map[string][]string {
 		"storage/bolt":           {"storage"},
 		"storage/storetest":      {"storage"},
 		"storage/audit":          {".", "storage"},
-		"storage/policy":         {".", "storage", "storage/audit"},
+		"storage/policy":         {".", "storage", "storage/audit", "sts/jwt"},
 		"storage/keyring":        {".", "storage", "storage/audit"},
 		"ca":                     {".", "storage", "storage/audit", "storage/keyring"},
 		"ca/identity":            {"."},

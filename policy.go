@@ -158,7 +158,8 @@ type Scope struct {
 	AnyUser bool     `json:"any_user,omitempty"`
 }
 
-// NewPolicy indexes the parts, which it keeps and which must not change afterwards.
+// NewPolicy indexes the parts, which it keeps and which must not change afterwards. MaxHops is [DefaultMaxHops]; who makes
+// the policy may set another before anybody else sees it.
 func NewPolicy(version int, trustDomain string, issuers []Issuer, services []Service, calls []Call) *Policy {
 	p := &Policy{
 		Version: version, TrustDomain: trustDomain, MaxHops: DefaultMaxHops, Issuers: issuers, Services: services, Calls: calls,
@@ -183,6 +184,20 @@ func NewPolicy(version int, trustDomain string, issuers []Issuer, services []Ser
 		p.callsFrom[c.From] = append(p.callsFrom[c.From], c)
 	}
 	return p
+}
+
+// WithVersion is p under another version number; the rest is shared.
+func (p *Policy) WithVersion(version int) *Policy {
+	q := *p
+	q.Version = version
+	return &q
+}
+
+// WithServices is p with services in the place of its own; all else, also what [NewPolicy] does not ask for, is the same.
+func (p *Policy) WithServices(services []Service) *Policy {
+	q := NewPolicy(p.Version, p.TrustDomain, p.Issuers, services, p.Calls)
+	q.MaxHops = p.MaxHops
+	return q
 }
 
 // Issuer finds the issuer whose identifier is exactly url.

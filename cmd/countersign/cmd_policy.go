@@ -79,7 +79,11 @@ func (a *app) readPolicy(path string) ([]byte, error) {
 		return nil, err
 	}
 	for _, f := range files {
-		a.say("%s: %s, SHA-256 %s", f.Key, f.Path, f.SHA256)
+		if f.Thumbprint != "" {
+			a.say("%s: %s, key %q, thumbprint (RFC 7638) %s", f.Key, f.Path, f.KID, f.Thumbprint)
+		} else {
+			a.say("%s: %s, SHA-256 %s", f.Key, f.Path, f.SHA256)
+		}
 	}
 	return document, nil
 }

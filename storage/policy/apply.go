@@ -112,8 +112,7 @@ func (b *Book) submit(ctx context.Context, s submission) (Applied, error) {
 	if err != nil || s.options.DryRun {
 		return done, err
 	}
-	next = countersign.NewPolicy(done.Version, next.TrustDomain, next.Issuers, next.Services, next.Calls)
-	if err := b.put(ctx, s, next); err != nil {
+	if err := b.put(ctx, s, next.WithVersion(done.Version)); err != nil {
 		return Applied{}, err
 	}
 	return done, nil

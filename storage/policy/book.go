@@ -117,7 +117,7 @@ func merge(p *countersign.Policy, states map[string]state) *countersign.Policy {
 			services[i].Disabled = &countersign.Disabled{Reason: s.Reason, By: s.By, At: s.At}
 		}
 	}
-	return countersign.NewPolicy(p.Version, p.TrustDomain, p.Issuers, services, p.Calls)
+	return p.WithServices(services)
 }
 
 // storeError is what a caller may be told of a failure of the store.

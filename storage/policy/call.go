@@ -2,6 +2,7 @@ package policy
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"go.yaml.in/yaml/v3"
@@ -20,11 +21,7 @@ func (d *decoder) call(at *place) *call {
 	c := &call{at: at, from: told[string]{at: at}, to: told[string]{at: at}}
 	fields := d.fields(at, shape{
 		what:  "a call",
-		known: []string{"from", "to", "scopes", "ttl", "machine", "default"},
-		later: map[string]string{
-			"when":    "remove the call, or the condition: a call has no conditions yet",
-			"reenter": "remove it: no service may occur twice in a chain",
-		},
+		known: []string{"from", "to", "scopes", "ttl", "machine", "when", "default", "reenter"},
 	})
 	if fields == nil {
 		return c
@@ -47,7 +44,25 @@ func (d *decoder) call(at *place) *call {
 			c.asked = at
 		}
 	}
+	if at := fields["reenter"]; at != nil {
+		c.out.Reenter = d.truth(at)
+	}
+	if at := fields["when"]; at != nil {
+		d.when(at, c)
+	}
 	return c
+}
+
+// when reads the condition.
+func (d *decoder) when(at *place, c *call) {
+	text := d.text(at)
+	switch {
+	case !text.ok:
+	case strings.TrimSpace(text.v) == "":
+		d.fault(at, "leave `when` out: then there is no condition", "`when` is empty")
+	default:
+		c.out.When = text.v
+	}
 }
 
 func (d *decoder) end(of, at *place, key string) told[string] {

@@ -21,7 +21,7 @@ func (d *decoder) checkIssuers(list []*issuer) map[string]*issuer {
 	var keeps *issuer
 	users := 0
 	for _, i := range list {
-		if !i.other {
+		if !i.other && i.use == countersign.UseUsers {
 			users++
 		}
 	}
@@ -37,7 +37,7 @@ func (d *decoder) checkIssuers(list []*issuer) map[string]*issuer {
 			byURL[i.url.v] = i
 		}
 		switch {
-		case i.other:
+		case i.other || i.use != countersign.UseUsers:
 		case i.subject.at == i.at && users > 1:
 			d.fault(i.at, "add `subject: prefix`; at most one may have `subject: keep`", "`subject` is missing: with several issuers of users each must say how its subs stay apart from the others'")
 		case i.subject.ok && i.subject.v == string(countersign.SubjectKeep) && keeps != nil:
@@ -70,6 +70,7 @@ func (d *decoder) checkServices(doc *document, issuers map[string]*issuer) map[s
 		}
 		d.checkAccepts(s, issuers)
 	}
+	d.checkProofs(doc.services, issuers)
 	delete(byName, "")
 	return byName
 }
@@ -93,8 +94,12 @@ func (d *decoder) checkAccepts(s *service, issuers map[string]*issuer) {
 			continue
 		}
 		seen[a.issuer.v] = a.issuer.at
-		if _, ok := issuers[a.issuer.v]; !ok {
+		switch i, ok := issuers[a.issuer.v]; {
+		case !ok:
 			dangling(d, a.issuer.at, "issuer", a.issuer.v, issuers)
+		case !i.other && i.use != countersign.UseUsers:
+			d.fault(a.issuer.at, "name it under `enrol`, or accept an issuer with `use: users`",
+				"the issuer %q is for %s: its tokens are no subject tokens", a.issuer.v, i.use)
 		}
 	}
 }
@@ -132,8 +137,8 @@ func (d *decoder) checkPair(c *call, pairs map[[2]string]*call) {
 		return
 	}
 	pairs[pair] = c
-	if pair[0] == pair[1] {
-		d.fault(c.to.at, "remove the call", "%q calls itself; a relay token always goes to another service", pair[0])
+	if pair[0] == pair[1] && !c.out.Reenter {
+		d.fault(c.to.at, "remove the call, or add `reenter: true`", "%q calls itself; a relay token goes to another service unless the call has `reenter: true`", pair[0])
 	}
 }
 
@@ -170,7 +175,7 @@ func dangling[T any](d *decoder, at *place, what, name string, known map[string]
 func (doc *document) policy() *countersign.Policy {
 	issuers := make([]countersign.Issuer, 0, len(doc.issuers))
 	for _, i := range doc.issuers {
-		i.out.Name, i.out.URL, i.out.Scopes = i.name.v, i.url.v, values(i.scopes.v)
+		i.out.Name, i.out.Use, i.out.URL, i.out.Scopes = i.name.v, i.use, i.url.v, values(i.scopes.v)
 		issuers = append(issuers, i.out)
 	}
 	services := make([]countersign.Service, 0, len(doc.services))
@@ -178,6 +183,9 @@ func (doc *document) policy() *countersign.Policy {
 		s.out.Name, s.out.DNS = s.name.v, values(s.dns)
 		for _, a := range s.accepts {
 			s.out.Accepts = append(s.out.Accepts, countersign.Accept{Issuer: a.issuer.v, Audiences: a.audiences})
+		}
+		for _, e := range s.enrol {
+			s.out.Enrol = append(s.out.Enrol, countersign.Enrol{Issuer: e.issuer.v, Subject: e.subject.v})
 		}
 		services = append(services, s.out)
 	}
@@ -190,5 +198,7 @@ func (doc *document) policy() *countersign.Policy {
 		}
 		calls = append(calls, c.out)
 	}
-	return countersign.NewPolicy(0, doc.trustDomain, issuers, services, calls)
+	p := countersign.NewPolicy(0, doc.trustDomain, issuers, services, calls)
+	p.MaxHops = doc.maxHops
+	return p
 }

@@ -197,6 +197,20 @@ func (d *decoder) truth(at *place) bool {
 	return at.node.Value == "true"
 }
 
+// number reads a whole number, in decimal digits only, between least and most.
+func (d *decoder) number(at *place, least, most int) int {
+	n, err := strconv.Atoi(at.node.Value)
+	switch {
+	case at.node.Kind != yaml.ScalarNode || at.node.ShortTag() != "!!int" || err != nil || strconv.Itoa(n) != at.node.Value:
+		d.fault(at, "", "`%s` must be a whole number between %d and %d", at.key, least, most)
+	case n < least || n > most:
+		d.fault(at, "", "`%s` must be between %d and %d, not %d", at.key, least, most, n)
+	default:
+		return n
+	}
+	return least
+}
+
 // duration reads a duration with its unit, between least and most.
 func (d *decoder) duration(at *place, least, most time.Duration) time.Duration {
 	n := at.node

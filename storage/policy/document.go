@@ -14,6 +14,7 @@ type document struct {
 	issuers     []*issuer
 	services    []*service
 	calls       []*call
+	maxHops     int
 	whole       bool // issuers, services and calls are lists: the parts can be judged against each other
 }
 
@@ -23,7 +24,8 @@ type issuer struct {
 	url     told[string]
 	subject told[string]
 	scopes  told[[]told[string]]
-	other   bool // declared for a use that this version does not know
+	use     countersign.IssuerUse
+	other   bool // its use could not be read, or is one that this version does not know
 	out     countersign.Issuer
 }
 
@@ -32,6 +34,8 @@ type service struct {
 	name    told[string]
 	dns     []told[string]
 	accepts []accept
+	enrol   []enrol
+	keys    []clientKey
 	out     countersign.Service
 }
 
@@ -65,11 +69,14 @@ func (d *decoder) document(root *place) *document {
 	doc := &document{}
 	fields := d.fields(root, shape{
 		what:  "the policy",
-		known: []string{"trust_domain", "issuers", "services", "calls"},
-		later: map[string]string{"max_hops": "remove it: a chain may have 8 hops"},
+		known: []string{"trust_domain", "max_hops", "issuers", "services", "calls"},
 	})
 	if fields != nil {
 		d.trustDomain(root, fields["trust_domain"], doc)
+	}
+	doc.maxHops = countersign.DefaultMaxHops
+	if at := fields["max_hops"]; at != nil {
+		doc.maxHops = d.number(at, 1, mostHops)
 	}
 	doc.whole = fields != nil
 	each := func(key string, limit int, read func(*place)) {
@@ -104,9 +111,8 @@ func (d *decoder) service(at *place) *service {
 	s := &service{at: at, name: told[string]{at: at}}
 	fields := d.fields(at, shape{
 		what:  "a service",
-		known: []string{"name", "dns", "accepts", "certificate", "token"},
+		known: []string{"name", "dns", "accepts", "enrol", "client_keys", "certificate", "token"},
 		later: map[string]string{
-			"enrol":    "remove it: services enrol with join tokens (`countersign join-token create NAME`)",
 			"x5c":      "remove it: services enrol with join tokens (`countersign join-token create NAME`)",
 			"wildcard": "remove it: no DNS name of a service may be a wildcard",
 			"disabled": serviceDisableHint,
@@ -131,7 +137,8 @@ func (d *decoder) service(at *place) *service {
 			s.accepts = append(s.accepts, accept{at: at, issuer: told[string]{at: at}})
 		}
 	}
-	s.out.KeyTypes, s.out.Alg, s.out.Typ = keyTypes(), "ES256", "at+jwt"
+	d.clientProofs(fields, s)
+	s.out.KeyTypes, s.out.Alg, s.out.Typ, s.out.Bind = keyTypes(), "ES256", "at+jwt", countersign.BindNone
 	if at := fields["certificate"]; at != nil {
 		d.certificate(at, s)
 	}
@@ -184,14 +191,16 @@ func (d *decoder) certificate(at *place, s *service) {
 func (d *decoder) token(at *place, s *service) {
 	fields := d.fields(at, shape{
 		what:  "`token`",
-		known: []string{"alg", "typ"},
-		later: map[string]string{"bind": "remove it: tokens are not bound to the client's certificate"},
+		known: []string{"alg", "typ", "bind"},
 	})
 	if at := fields["alg"]; at != nil {
 		s.out.Alg = d.oneOf(at, "ES256", "RS256").v
 	}
 	if at := fields["typ"]; at != nil {
 		s.out.Typ = d.oneOf(at, "at+jwt", "JWT").v
+	}
+	if at := fields["bind"]; at != nil {
+		s.out.Bind = d.oneOf(at, countersign.BindNone, countersign.BindMTLS).v
 	}
 }
 

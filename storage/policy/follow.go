@@ -141,7 +141,7 @@ func (b *Book) load(ctx context.Context, now pointer) (*countersign.Policy, erro
 		refusal.Err.Hint = "run the version of Countersign, with the trust domain, issuer and DNS names, that it was applied under; mend it there"
 		return nil, refusal
 	}
-	return countersign.NewPolicy(now.Version, p.TrustDomain, p.Issuers, p.Services, p.Calls), nil
+	return p.WithVersion(now.Version), nil
 }
 
 func (b *Book) refreshStates(ctx context.Context, patient bool) error {

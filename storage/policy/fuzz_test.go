@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	countersign "github.com/countersign/countersign"
+	"github.com/countersign/countersign/sts/jwt"
 )
 
 func seeds(f *testing.F) {
@@ -24,6 +25,7 @@ func seeds(f *testing.F) {
 	}
 	f.Add([]byte("trust_domain: shop.internal\nissuers: [{name: i, use: users, issuer: https://i.example, ca_file: 'it''s.pem'}]\n"))
 	f.Add([]byte("issuers:\n- ca_file: \"a\\\"b\"\n- {ca_file: c.pem} # x\n- ca_file: |\n    d\n"))
+	f.Add([]byte("services:\n- {name: a, client_keys: {jwks_file: a.json}}\nissuers: [{name: i, jwks_file: \"i.json\", ca_file: i.pem}]\n"))
 	f.Add([]byte("? a\n: b\n--- !x\n...\n"))
 }
 
@@ -55,9 +57,20 @@ func wellFormed(t *testing.T, p *countersign.Policy) {
 	if p.TrustDomain != testEnv().TrustDomain {
 		t.Fatal("another trust domain")
 	}
-	issuers := make(map[string]bool)
+	if p.MaxHops < 1 || p.MaxHops > 16 {
+		t.Fatal(p.MaxHops)
+	}
+	issuers, workloads := make(map[string]bool), make(map[string]bool)
+	proofs := make(map[countersign.Enrol]bool)
 	for _, i := range p.Issuers {
-		if issuers[i.Name] || countersign.CheckName(i.Name) != nil || i.URL == testEnv().Issuer || len(i.Algorithms) == 0 || slices.ContainsFunc(i.Carry, countersign.ReservedClaim) {
+		if i.JWKS != "" {
+			wellFormedKeys(t, i.JWKS)
+		}
+		if i.Use == countersign.UseWorkloads {
+			workloads[i.Name] = true
+			continue
+		}
+		if i.Use != countersign.UseUsers || issuers[i.Name] || countersign.CheckName(i.Name) != nil || i.URL == testEnv().Issuer || len(i.Algorithms) == 0 || slices.ContainsFunc(i.Carry, countersign.ReservedClaim) {
 			t.Fatalf("%+v", i)
 		}
 		issuers[i.Name] = true
@@ -65,6 +78,15 @@ func wellFormed(t *testing.T, p *countersign.Policy) {
 	for _, s := range p.Services {
 		if found, ok := p.ServiceByID(s.ID); !ok || found.Name != s.Name || len(s.KeyTypes) == 0 {
 			t.Fatalf("%+v", s)
+		}
+		if s.ClientKeys != "" {
+			wellFormedKeys(t, s.ClientKeys)
+		}
+		for _, e := range s.Enrol {
+			if !workloads[e.Issuer] || e.Subject == "" || proofs[e] {
+				t.Fatalf("%+v", e)
+			}
+			proofs[e] = true
 		}
 		for _, a := range s.Accepts {
 			if !issuers[a.Issuer] || len(a.Audiences) == 0 {
@@ -76,7 +98,7 @@ func wellFormed(t *testing.T, p *countersign.Policy) {
 		c := &p.Calls[i]
 		_, from := p.Service(c.From)
 		_, to := p.Service(c.To)
-		if found, ok := p.Call(c.From, c.To); !from || !to || !ok || found != c || c.From == c.To {
+		if found, ok := p.Call(c.From, c.To); !from || !to || !ok || found != c || c.From == c.To && !c.Reenter {
 			t.Fatalf("%+v", c)
 		}
 		for _, s := range c.Scopes {
@@ -89,6 +111,13 @@ func wellFormed(t *testing.T, p *countersign.Policy) {
 				t.Fatalf("%+v", c)
 			}
 		}
+	}
+}
+
+func wellFormedKeys(t *testing.T, set string) {
+	t.Helper()
+	if parsed, err := jwt.ParseSet([]byte(set)); err != nil || parsed.Len() == 0 || parsed.Skipped() > 0 {
+		t.Fatalf("%v in %s", err, set)
 	}
 }
 

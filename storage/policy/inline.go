@@ -2,28 +2,35 @@ package policy
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/pem"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/countersign/countersign/sts/jwt"
 )
 
-// Inlined is a certificate that [Inline] put into the document.
+// Inlined is a certificate or key that [Inline] put into the document, by its fingerprint.
 type Inlined struct {
-	Key    string `json:"key"` // as "issuers[0].ca_file"
-	Path   string `json:"path"`
-	SHA256 string `json:"sha256"` // of the certificate (DER), lower-case hex
+	Key        string `json:"key"` // as "issuers[0].ca_file"
+	Path       string `json:"path"`
+	SHA256     string `json:"sha256,omitempty"`     // of a certificate (DER), lower-case hex
+	KID        string `json:"kid,omitempty"`        // of a key that has one
+	Thumbprint string `json:"thumbprint,omitempty"` // of a key: RFC 7638 with SHA-256, base64url
 }
 
-// Inline puts the certificates of each `ca_file` in the place of its path, in double quotes and on the same line, so
-// that every line keeps its number and faults still point into the author's file. It runs where the author is, never in
-// the daemon; read gets the path as it is written. Only certificates are copied: a file with anything else is an error.
-// A document that is no YAML comes back as it is, for [Parse] to say what is wrong with it.
+// Inline puts the certificates of each `ca_file` and the public keys of each `jwks_file` in the place of its path, in
+// double quotes and on the same line, so that every line keeps its number and faults still point into the author's file.
+// It runs where the author is, never in the daemon; read gets the path as it is written. Only certificates and public
+// keys are copied: a file with anything else is an error. A document that is no YAML comes back as it is, for [Parse] to
+// say what is wrong with it.
 func Inline(doc []byte, read func(name string) ([]byte, error)) (out []byte, files []Inlined, err error) {
 	if len(doc) > MaxDocument {
 		return doc, nil, nil
@@ -33,7 +40,7 @@ func Inline(doc []byte, read func(name string) ([]byte, error)) (out []byte, fil
 		return doc, nil, nil
 	}
 	done := 0
-	for _, file := range caFiles(tree.Content[0]) {
+	for _, file := range filesOf(tree.Content[0]) {
 		where := fmt.Sprintf("line %d: %s", file.node.Line, file.path())
 		begin, end, ok := extent(doc, file.node)
 		if !ok || begin < done {
@@ -43,29 +50,58 @@ func Inline(doc []byte, read func(name string) ([]byte, error)) (out []byte, fil
 		if err != nil {
 			return nil, nil, fmt.Errorf("%s: %w", where, err)
 		}
-		roots, _, err := parseRoots(string(content))
+		text, prints, err := file.inline(string(content))
 		if err != nil {
 			return nil, nil, fmt.Errorf("%s: %s: %w", where, quoted(file.node.Value), err)
 		}
-		files = append(files, fingerprints(file, roots)...)
-		out = append(append(out, doc[done:begin]...), strconv.Quote(roots)...) // PEM is ASCII: \n is its only escape
+		files = append(files, prints...)
+		out = append(append(out, doc[done:begin]...), strconv.Quote(text)...) // ASCII: \n, \" and \\ are its only escapes, and YAML's too
 		done = end
 	}
 	return append(out, doc[done:]...), files, nil
 }
 
-// caFiles are the paths in the document, in its order. A key that stands twice is left to Parse.
-func caFiles(root *yaml.Node) (found []*place) {
-	top := &place{node: root}
-	for _, list := range members(top, "issuers") {
-		if list.node.Kind != yaml.SequenceNode {
-			continue
+// file is a path in the document, and what puts the file's contents in its place.
+type file struct {
+	*place
+	inline func(content string) (text string, prints []Inlined, err error)
+}
+
+// filesOf are the paths in the document, in its order. A key that stands twice is left to Parse.
+func filesOf(root *yaml.Node) (found []file) {
+	add := func(at *place, parse func(at *place, content string) (string, []Inlined, error)) {
+		if isPath(at.node) {
+			found = append(found, file{at, func(content string) (string, []Inlined, error) { return parse(at, content) }})
 		}
-		for i, item := range list.node.Content {
-			for _, file := range members(&place{node: item, up: list, index: i}, "ca_file") {
-				if isPath(file.node) {
-					found = append(found, file)
-				}
+	}
+	top := &place{node: root}
+	for _, issuer := range elements(top, "issuers") {
+		for _, at := range members(issuer, "ca_file") {
+			add(at, inlineRoots)
+		}
+		for _, at := range members(issuer, "jwks_file") {
+			add(at, inlineKeys)
+		}
+	}
+	for _, service := range elements(top, "services") {
+		for _, keys := range members(service, "client_keys") {
+			for _, at := range members(keys, "jwks_file") {
+				add(at, inlineClientKeys)
+			}
+		}
+	}
+	slices.SortStableFunc(found, func(a, b file) int {
+		return cmp.Or(cmp.Compare(a.node.Line, b.node.Line), cmp.Compare(a.node.Column, b.node.Column))
+	})
+	return found
+}
+
+// elements are the items of the lists that stand under key.
+func elements(at *place, key string) (found []*place) {
+	for _, list := range members(at, key) {
+		if list.node.Kind == yaml.SequenceNode {
+			for i, item := range list.node.Content {
+				found = append(found, &place{node: item, up: list, index: i})
 			}
 		}
 	}
@@ -74,7 +110,38 @@ func caFiles(root *yaml.Node) (found []*place) {
 
 func isPath(n *yaml.Node) bool {
 	return n.Kind == yaml.ScalarNode && n.Anchor == "" && n.Style&yaml.TaggedStyle == 0 && n.ShortTag() == "!!str" &&
-		n.Value != "" && !strings.Contains(n.Value, "-----BEGIN ")
+		n.Value != "" && !strings.Contains(n.Value, "-----BEGIN ") && !isJSON(n.Value)
+}
+
+func inlineRoots(at *place, content string) (string, []Inlined, error) {
+	roots, _, err := parseRoots(content)
+	if err != nil {
+		return "", nil, err
+	}
+	return roots, fingerprints(at, roots), nil
+}
+
+func inlineKeys(at *place, content string) (string, []Inlined, error) {
+	set, _, err := parseKeys(content)
+	if err != nil {
+		return "", nil, err
+	}
+	return string(set.JSON()), thumbprints(at, set), nil
+}
+
+func inlineClientKeys(at *place, content string) (string, []Inlined, error) {
+	set, _, err := parseClientKeys(content)
+	if err != nil {
+		return "", nil, err
+	}
+	return string(set.JSON()), thumbprints(at, set), nil
+}
+
+func thumbprints(at *place, set *jwt.Set) (found []Inlined) {
+	for _, key := range set.Keys() {
+		found = append(found, Inlined{Key: at.path(), Path: at.node.Value, KID: key.KID, Thumbprint: key.Thumbprint()})
+	}
+	return found
 }
 
 func members(at *place, key string) (found []*place) {
@@ -142,13 +209,13 @@ func quotedLength(line []byte, quote, escape byte) int {
 	return 0
 }
 
-func fingerprints(file *place, roots string) (found []Inlined) {
+func fingerprints(at *place, roots string) (found []Inlined) {
 	for rest := []byte(roots); ; {
 		var block *pem.Block
 		if block, rest = pem.Decode(rest); block == nil {
 			return found
 		}
 		sum := sha256.Sum256(block.Bytes)
-		found = append(found, Inlined{Key: file.path(), Path: file.node.Value, SHA256: hex.EncodeToString(sum[:])})
+		found = append(found, Inlined{Key: at.path(), Path: at.node.Value, SHA256: hex.EncodeToString(sum[:])})
 	}
 }

@@ -45,7 +45,7 @@ func TestInline(t *testing.T) {
 		if err != nil || len(files) != 1 {
 			t.Fatalf("%s: %v %v", spelling, files, err)
 		}
-		if want := (Inlined{"issuers[0].ca_file", "idp-ca.pem", hex.EncodeToString(sum[:])}); files[0] != want {
+		if want := (Inlined{Key: "issuers[0].ca_file", Path: "idp-ca.pem", SHA256: hex.EncodeToString(sum[:])}); files[0] != want {
 			t.Errorf("%s: %+v", spelling, files[0])
 		}
 		p, faults := Parse(out, testEnv())

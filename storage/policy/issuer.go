@@ -22,10 +22,9 @@ func (d *decoder) issuer(at *place) *issuer {
 	i := &issuer{at: at, name: told[string]{at: at}, url: told[string]{at: at}, subject: told[string]{at: at}}
 	fields := d.fields(at, shape{
 		what:  "an issuer",
-		known: []string{"name", "use", "issuer", "algorithms", "jwks_uri", "ca_file", "tokens", "scopes", "scope_claim", "subject", "carry"},
+		known: []string{"name", "use", "issuer", "algorithms", "jwks_uri", "jwks_file", "ca_file", "tokens", "scopes", "scope_claim", "subject", "carry"},
 		later: map[string]string{
-			"jwks_file": "name the keys by `jwks_uri`, or leave it out: then they are found by discovery",
-			"x5c":       "name the keys by `jwks_uri`, or leave it out: then they are found by discovery",
+			"x5c": "name the keys by `jwks_uri` or `jwks_file`, or leave both out: then they are found by discovery",
 		},
 	})
 	if fields == nil {
@@ -39,6 +38,12 @@ func (d *decoder) issuer(at *place) *issuer {
 	}
 	d.use(at, fields["use"], i)
 	d.origin(at, fields, i)
+	d.keys(fields, i)
+	i.scopes = told[[]told[string]]{at: at, ok: true}
+	if i.use == countersign.UseWorkloads {
+		d.onlyOfUsers(fields)
+		return i
+	}
 	d.tokens(fields, i)
 	i.out.Subject = countersign.SubjectKeep
 	if at := fields["subject"]; at != nil {
@@ -52,19 +57,31 @@ func (d *decoder) issuer(at *place) *issuer {
 }
 
 func (d *decoder) use(of, at *place, i *issuer) {
+	i.other = true
 	if at == nil {
-		d.fault(of, "add `use: users`", "`use` is missing: it says whose tokens the issuer's are")
+		d.fault(of, "add `use: users` or `use: workloads`", "`use` is missing: it says whose tokens the issuer's are")
 		return
 	}
 	use := d.text(at)
 	switch {
-	case !use.ok || use.v == "users":
-	case use.v == "workloads" || use.v == "operators":
-		i.other = true
-		d.fault(at, "remove the issuer: only `use: users` is known", "`use: %s` is not supported by this version of Countersign", use.v)
+	case !use.ok:
+	case use.v == string(countersign.UseUsers) || use.v == string(countersign.UseWorkloads):
+		i.use, i.other = countersign.IssuerUse(use.v), false
+	case use.v == "operators":
+		d.fault(at, "remove the issuer: only `use: users` and `use: workloads` are known", "`use: %s` is not supported by this version of Countersign", use.v)
 	default:
-		hint, _ := isOneOf("`use`", []string{"users"})(use.v)
-		d.fault(at, hint, "`use` can't be %s; it must be users", quoted(use.v))
+		hint, err := isOneOf("`use`", []string{"users", "workloads"})(use.v)
+		d.fault(at, hint, "%s", err)
+	}
+}
+
+// onlyOfUsers refuses what says how users' tokens become relay tokens: a workload's token proves its sender and nothing
+// of it is ever passed on.
+func (d *decoder) onlyOfUsers(fields map[string]*place) {
+	for _, key := range []string{"tokens", "scopes", "scope_claim", "subject", "carry"} {
+		if at := fields[key]; at != nil {
+			d.fault(at, "remove it, or write `use: users`", "`%s` has no meaning for an issuer of workloads: its tokens are no subject tokens", key)
+		}
 	}
 }
 
@@ -81,6 +98,18 @@ func (d *decoder) origin(of *place, fields map[string]*place, i *issuer) {
 			i.out.JWKSURI = uri.v
 		}
 	}
+	i.out.Algorithms = []string{"RS256", "PS256", "ES256", "EdDSA"}
+	if at := fields["algorithms"]; at != nil {
+		algs := d.texts(at, len(algorithms()), checkAlgorithm)
+		if algs.ok && len(algs.v) == 0 {
+			d.fault(at, "leave `algorithms` out for the defaults", "`algorithms` is empty: no token could be verified")
+		}
+		i.out.Algorithms = values(algs.v)
+	}
+}
+
+// keys reads the issuer's keys, or what vouches for the place where they are.
+func (d *decoder) keys(fields map[string]*place, i *issuer) {
 	if at := fields["ca_file"]; at != nil {
 		if text := d.text(at); text.ok {
 			roots, hint, err := parseRoots(text.v)
@@ -90,13 +119,22 @@ func (d *decoder) origin(of *place, fields map[string]*place, i *issuer) {
 			i.out.CAPEM = roots
 		}
 	}
-	i.out.Algorithms = []string{"RS256", "PS256", "ES256", "EdDSA"}
-	if at := fields["algorithms"]; at != nil {
-		algs := d.texts(at, len(algorithms()), checkAlgorithm)
-		if algs.ok && len(algs.v) == 0 {
-			d.fault(at, "leave `algorithms` out for the defaults", "`algorithms` is empty: no token could be verified")
+	at := fields["jwks_file"]
+	if at == nil {
+		return
+	}
+	for _, key := range []string{"jwks_uri", "ca_file"} {
+		if other := fields[key]; other != nil {
+			d.fault(other, "keep one of them", "`%s` stands beside `jwks_file`, and with that no keys are fetched", key)
 		}
-		i.out.Algorithms = values(algs.v)
+	}
+	if text := d.text(at); text.ok {
+		set, hint, err := parseKeys(text.v)
+		if err != nil {
+			d.fault(at, hint, "%s", err)
+			return
+		}
+		i.out.JWKS = string(set.JSON())
 	}
 }
 
@@ -108,8 +146,8 @@ func (d *decoder) tokens(fields map[string]*place, i *issuer) {
 		if kinds.ok && len(kinds.v) == 0 {
 			d.fault(at, "leave `tokens` out: then it is [access]", "`tokens` is empty: no token could be taken")
 		}
+		i.out.Tokens = values(kinds.v)
 	}
-	i.scopes = told[[]told[string]]{at: i.at, ok: true}
 	if at := fields["scopes"]; at != nil {
 		i.scopes = d.texts(at, maxList, checkScope)
 	}
@@ -120,13 +158,7 @@ func (d *decoder) tokens(fields map[string]*place, i *issuer) {
 }
 
 func checkTokenKind(s string) (string, error) {
-	switch s {
-	case "access":
-		return "", nil
-	case "id":
-		return "let clients send access tokens", fmt.Errorf("`tokens: [id]` is not supported by this version of Countersign")
-	}
-	return isOneOf("a kind of token", []string{"access"})(s)
+	return isOneOf("a kind of token", []string{"access", "id"})(s)
 }
 
 func checkAlgorithm(s string) (string, error) {

@@ -35,9 +35,12 @@ const (
 	maxAudience   = 255
 	maxClaim      = 128
 	maxURL        = 512
-	maxRoots      = 64 // certificates of one ca_file
-	maxQuotedText = 60 // bytes of a value that a fault repeats
-	maxGuesses    = 20 // names that are compared with all others for a "did you mean"
+	maxSubject    = 255 // bytes of a sub that proves a service
+	maxEnrol      = 64  // items of one `enrol`
+	mostHops      = 16  // of max_hops
+	maxRoots      = 64  // certificates of one ca_file
+	maxQuotedText = 60  // bytes of a value that a fault repeats
+	maxGuesses    = 20  // names that are compared with all others for a "did you mean"
 )
 
 // Fault is one thing that is wrong with a document.

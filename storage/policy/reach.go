@@ -1,6 +1,10 @@
 package policy
 
-import "fmt"
+import (
+	"fmt"
+
+	countersign "github.com/countersign/countersign"
+)
 
 // graph is what reachability is decided from: calls and words, without positions. It is a type of its own so that the
 // rule can be tested against the definition of policy.md.
@@ -185,7 +189,7 @@ func (g *graph) addEntry(s *service, issuers map[string]*issuer) {
 	}
 	for _, a := range s.accepts {
 		i, ok := issuers[a.issuer.v]
-		if !ok || i.other || !i.scopes.ok {
+		if !ok || i.other || i.use != countersign.UseUsers || !i.scopes.ok {
 			g.wild[s.name.v] = true // an issuer that could not be read might assert anything
 			continue
 		}

@@ -45,7 +45,9 @@ func subjectChanges(prev, next *countersign.Policy) (w []string) {
 		now := &next.Issuers[i]
 		was, ok := prev.Issuer(now.URL)
 		switch {
-		case !ok:
+		case !ok || now.Use != countersign.UseUsers:
+		case was.Use != now.Use:
+			// It had no users before.
 		case was.Subject != now.Subject:
 			w = append(w, fmt.Sprintf("the issuer %s changes from `subject: %s` to `subject: %s`: all its users get another `sub`", now.Name, was.Subject, now.Subject))
 		case was.Name != now.Name && now.Subject == countersign.SubjectPrefix:
@@ -65,12 +67,22 @@ func idleParts(next *countersign.Policy) (w []string) {
 		for _, a := range next.Services[i].Accepts {
 			accepted[a.Issuer] = true
 		}
+		for _, e := range next.Services[i].Enrol {
+			accepted[e.Issuer] = true
+			if strings.Contains(e.Subject, "*") {
+				w = append(w, fmt.Sprintf("the subject %s that proves %s holds a *, which stands for nothing but itself", quoted(e.Subject), next.Services[i].Name))
+			}
+		}
 		if !inCalls[next.Services[i].Name] {
 			w = append(w, next.Services[i].Name+" stands in no call: it calls nobody and nobody calls it")
 		}
 	}
 	for i := range next.Issuers {
-		if !accepted[next.Issuers[i].Name] {
+		switch {
+		case accepted[next.Issuers[i].Name]:
+		case next.Issuers[i].Use == countersign.UseWorkloads:
+			w = append(w, fmt.Sprintf("no service enrols with tokens of the issuer %s", next.Issuers[i].Name))
+		default:
 			w = append(w, fmt.Sprintf("no service accepts tokens of the issuer %s", next.Issuers[i].Name))
 		}
 	}
