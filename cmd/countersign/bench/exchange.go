@@ -214,7 +214,7 @@ func (b *exchange) phase(ctx context.Context, tokens int) (Row, error) {
 	if tokens == repeated {
 		early = forms
 	}
-	if _, err := l.run(ctx, early, warmUp); err != nil {
+	if _, err := l.run(ctx, early, min(warmUp, b.Requests)); err != nil {
 		return Row{}, fmt.Errorf("warm up: %w", err)
 	}
 	return measure(b.authority.Process.PID(), b.Requests, func() ([]time.Duration, error) { return l.run(ctx, forms, b.Requests) })
