@@ -119,7 +119,7 @@ func (a *Authority) heldCertificate(ctx context.Context, serial string) (storage
 	if serial == "" {
 		return none, errUnknownPeer(nil)
 	}
-	entry, err := certificatesTable().Recall(ctx, a.cfg.Store, &a.held, serial)
+	entry, err := certificatesTable().Get(ctx, a.cfg.Store, serial)
 	switch {
 	case errors.Is(err, storage.ErrNotFound):
 		return none, errUnknownPeer(err)
@@ -136,7 +136,7 @@ func (a *Authority) heldCertificate(ctx context.Context, serial string) (storage
 // heldKey is the record of the key in a certificate that a caller holds. A compromised key is no credential in any of
 // its certificates, whichever of them was revoked for it.
 func (a *Authority) heldKey(ctx context.Context, held Record) (storage.Entry[keyRecord], error) {
-	entry, err := keysTable().Recall(ctx, a.cfg.Store, &a.keys, held.SPKI)
+	entry, err := keysTable().Get(ctx, a.cfg.Store, held.SPKI)
 	switch {
 	case errors.Is(err, storage.ErrNotFound):
 		return entry, errUnknownPeer(err)

@@ -90,8 +90,7 @@ type Authority struct {
 	issuers issuers  // never changes after Open
 	metrics *metrics
 	chains  chainCache
-	held    storage.Memo[Record]    // what callers came with
-	keys    storage.Memo[keyRecord] // and its keys
+	judged  judged
 	flights flights
 }
 

@@ -144,8 +144,13 @@ func TestWeakRSA(t *testing.T) {
 		m.Mul(m, big.NewInt(q))
 	}
 	infineon := func(a int64) *big.Int {
-		n := new(big.Int).Exp(big.NewInt(65537), big.NewInt(a), m)
-		return n.Add(n, new(big.Int).Mul(m, prime(54)))
+		start := new(big.Int).Exp(big.NewInt(65537), big.NewInt(a), m)
+		for {
+			n := new(big.Int).Mul(m, prime(54))
+			if n.Add(n, start).ProbablyPrime(10) { // else it may have a small factor, which is found first
+				return n
+			}
+		}
 	}
 	product := func(a, b *big.Int) *big.Int { return new(big.Int).Mul(a, b) }
 	good := product(prime(1024), prime(1024))

@@ -36,29 +36,52 @@ func (a *Authority) PeerCaller(ctx context.Context, leaf *x509.Certificate, c co
 			leaf.NotBefore.UTC(), leaf.NotAfter.UTC()).
 			WithHint("renew it, or enrol anew with a join token; compare the clocks")
 	}
+	known, ok := a.judged.recall(print)
+	if !ok {
+		changed := a.peerTables()
+		if known, err = a.provenBy(ctx, leaf, id, print); err != nil {
+			return c, err
+		}
+		a.judged.remember(print, known, changed)
+	}
+	c.Method, c.ID, c.Role, c.Name = known.Method, known.ID, known.Role, known.Name
+	c.Serial, c.Thumbprint = known.Serial, known.Thumbprint
+	return c, nil
+}
+
+// peerTables tell of the changes of what provenBy reads.
+func (a *Authority) peerTables() []<-chan struct{} {
+	return []<-chan struct{}{
+		a.cfg.Store.Changed(certificatesTable().Name), a.cfg.Store.Changed(keysTable().Name), a.cfg.Store.Changed(operatorsTable().Name),
+	}
+}
+
+// provenBy is whom the records say that a certificate proves.
+func (a *Authority) provenBy(ctx context.Context, leaf *x509.Certificate, id countersign.ID, print [32]byte) (countersign.Caller, error) {
+	var nobody countersign.Caller
 	held, err := a.heldCertificate(ctx, serialText(leaf.SerialNumber))
 	if err != nil {
-		return c, err
+		return nobody, err
 	}
 	if held.Value.Fingerprint != hex.EncodeToString(print[:]) || held.Value.ID != id {
-		return c, errUnknownPeer(errors.New("the record of its serial is about another certificate"))
+		return nobody, errUnknownPeer(errors.New("the record of its serial is about another certificate"))
 	}
 	if _, err := a.heldKey(ctx, held.Value); err != nil {
-		return c, err
+		return nobody, err
 	}
 	role := countersign.RoleNone
 	if id.Kind() == countersign.OperatorID {
 		operator, err := a.operator(ctx, id.Name())
 		if err != nil {
-			return c, err
+			return nobody, err
 		}
 		if role, err = countersign.ParseRole(operator.Value.Role); err != nil {
-			return c, countersign.Errorf(countersign.CodeDamaged, "the record of the operator %s is damaged", id.Name()).Because(err)
+			return nobody, countersign.Errorf(countersign.CodeDamaged, "the record of the operator %s is damaged", id.Name()).Because(err)
 		}
 	}
-	c.Method, c.ID, c.Role, c.Name = countersign.ByCertificate, id, role, id.String()
-	c.Serial, c.Thumbprint = held.Value.Serial, print
-	return c, nil
+	return countersign.Caller{
+		Method: countersign.ByCertificate, ID: id, Role: role, Name: id.String(), Serial: held.Value.Serial, Thumbprint: print,
+	}, nil
 }
 
 // peerID is the ID in a client certificate, judged by the certificate alone.

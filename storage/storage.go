@@ -102,8 +102,8 @@ type Store interface {
 	// record put. Callers share commits, not outcomes. If ctx ends before the batch is taken up: ctx.Err(), nothing
 	// applied. Later the true outcome is awaited, or ErrUnknown. A failed fsync does not return: Config.Fatal is called.
 	Apply(ctx context.Context, ops ...Op) (Rev, error)
-	// Changed is closed at or after the next change of table by any node, at most 1 s late, perhaps without cause.
-	// Call it, then read, then wait.
+	// Changed is closed at or after the next change of table by any node, at most 1 s late, perhaps without cause; of a
+	// change by this store, before Apply returns. Call it, then read, then wait.
 	Changed(table string) <-chan struct{}
 	// Now is the engine's clock, which decides expiry.
 	Now(ctx context.Context) (time.Time, error)

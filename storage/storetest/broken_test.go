@@ -321,6 +321,17 @@ func lifeDefects() []defect {
 		{"prunes without limit", "prune honours its limit", func(e *engine, s storage.Store) {
 			e.prune = func(ctx context.Context, table string, _ int) (int, error) { return s.Prune(ctx, table, 1000) }
 		}},
+		{"wakes late", "changed is closed when a change is done", func(e *engine, s storage.Store) {
+			e.changed = func(table string) <-chan struct{} {
+				inner, late := s.Changed(table), make(chan struct{})
+				go func() {
+					<-inner
+					time.Sleep(20 * time.Millisecond)
+					close(late)
+				}()
+				return late
+			}
+		}},
 		{"wakes nobody", "changed is closed by a change", func(e *engine, _ storage.Store) {
 			e.changed = func(string) <-chan struct{} { return make(chan struct{}) }
 		}},

@@ -28,6 +28,19 @@ func changedWakes(e *env) {
 	}
 }
 
+// changedAtOnce holds what caches of the same node stand on: who was told that his change is done finds them stale.
+func changedAtOnce(e *env) {
+	for i := range 200 {
+		changed := e.s.Changed(table)
+		e.apply(put("k", fmt.Sprint(i), storage.Cond{}))
+		select {
+		case <-changed:
+		default:
+			e.Fatalf("change %d: Apply returned before it was told of", i)
+		}
+	}
+}
+
 func nowIsTheClock(e *env) {
 	for range 2 {
 		got, err := e.s.Now(e.Context())

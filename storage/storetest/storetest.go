@@ -82,6 +82,7 @@ func checks() []check {
 		{name: "prune removes expired records only", run: pruneOnlyExpired},
 		{name: "prune honours its limit", run: pruneLimit},
 		{name: "changed is closed by a change", run: changedWakes},
+		{name: "changed is closed when a change is done", run: changedAtOnce},
 		{name: "now is the clock that decides expiry", run: nowIsTheClock},
 		{name: "a context that has ended applies nothing", run: endedContext},
 		{name: "a closed store says so", run: closedStore},
