@@ -28,6 +28,8 @@ type AuditCaller struct {
 	ID        string `json:"id,omitempty"`
 	Role      string `json:"role,omitempty"`
 	Serial    string `json:"serial,omitempty"`
+	Proxy     string `json:"proxy,omitempty"`     // the ID of the proxy that vouched for the certificate
+	Assertion string `json:"assertion,omitempty"` // the jti of the client assertion
 	Addr      string `json:"addr,omitempty"`
 	JoinToken string `json:"join_token,omitempty"` // the id, never the secret
 }

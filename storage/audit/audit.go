@@ -50,6 +50,8 @@ type By struct {
 	ID        string `json:"id,omitempty"`
 	Role      string `json:"role,omitempty"` // of operators and the admin socket
 	Serial    string `json:"serial,omitempty"`
+	Proxy     string `json:"proxy,omitempty"`     // the ID of the proxy that vouched for the certificate
+	Assertion string `json:"assertion,omitempty"` // the jti of the client assertion
 	Addr      string `json:"addr,omitempty"`
 	JoinToken string `json:"join_token,omitempty"` // its id, a hash
 }
@@ -110,7 +112,7 @@ const (
 func newBy(c countersign.Caller) By {
 	by := By{
 		Name: c.Name, Method: c.Method.String(), ID: c.ID.String(),
-		Serial: c.Serial, JoinToken: c.JoinToken, Addr: addrText(c.Addr),
+		Serial: c.Serial, Proxy: c.Proxy.String(), Assertion: c.Assertion, JoinToken: c.JoinToken, Addr: addrText(c.Addr),
 	}
 	if c.Role != countersign.RoleNone {
 		by.Role = c.Role.String()
