@@ -29,6 +29,8 @@ const (
 	CodeWrongCredential  Code = "CS1015"
 	CodeRole             Code = "CS1016"
 	CodeSocketPeer       Code = "CS1017"
+	CodeForwarded        Code = "CS1018"
+	CodeProxyAlone       Code = "CS1019"
 	CodeRateIdentity     Code = "CS1020"
 	CodeRateAddress      Code = "CS1021"
 	CodeStopping         Code = "CS1030"
@@ -77,6 +79,13 @@ const (
 	CodeConditionError   Code = "CS3046"
 	CodeLifetime         Code = "CS3050"
 	CodeMachine          Code = "CS3060"
+	CodeAssertion        Code = "CS3070"
+	CodeAssertionKey     Code = "CS3071"
+	CodeAssertionTime    Code = "CS3072"
+	CodeAssertionAud     Code = "CS3073"
+	CodeAssertionUsed    Code = "CS3074"
+	CodeWorkload         Code = "CS3075"
+	CodeUnbound          Code = "CS3076"
 	CodePolicyFaults     Code = "CS4001"
 	CodePolicyVersion    Code = "CS4002"
 	CodePolicyConflict   Code = "CS4003"
@@ -139,6 +148,10 @@ func Codes() []CodeInfo {
 			"ask an operator with the role that the message names"},
 		{CodeSocketPeer, Unauthenticated, "", "the admin socket serves the daemon's user and root only",
 			"use --server and --identity, or the daemon's own user"},
+		{CodeForwarded, Unauthenticated, oauthClient, "the client certificate that a proxy forwarded can't be taken",
+			"mend the proxy: one Client-Cert (RFC 9440), or x-forwarded-client-cert with Cert, of a service, at an OAuth endpoint"},
+		{CodeProxyAlone, Unauthenticated, oauthClient, "a proxy that forwards client certificates named none, and is no client by itself",
+			"send a client certificate to the proxy, or another credential"},
 		{CodeRateIdentity, Limited, oauthNotNow, "this identity sends more requests than limits.identity allows",
 			"slow down; wait as Retry-After says"},
 		{CodeRateAddress, Limited, oauthNotNow, "this address sends more requests than limits.address allows",
@@ -179,8 +192,8 @@ func Codes() []CodeInfo {
 			"use a reason of RFC 5280 5.3.1, as keyCompromise or superseded"},
 		{CodeClient, Unauthenticated, oauthClient, "the client is no service of the policy in force",
 			"use the certificate of a service that stands in the policy"},
-		{CodeClientMismatch, Unauthenticated, oauthClient, "client_id names another client than the certificate does",
-			"leave client_id out, or send the certificate's ID"},
+		{CodeClientMismatch, Unauthenticated, oauthClient, "client_id, certificate and client assertion do not name one client",
+			"leave client_id out, or send the ID of the certificate or assertion"},
 		{CodeGrantType, Invalid, "unsupported_grant_type", "the grant type is not served here",
 			"use token-exchange (RFC 8693) or client_credentials"},
 		{CodeTokenRequest, Invalid, oauthRequest, "the token request can't be right",
@@ -235,6 +248,20 @@ func Codes() []CodeInfo {
 			"get a fresh token from the one who called you"},
 		{CodeMachine, Denied, "unauthorized_client", "the call is not open to client_credentials",
 			"list the scope under `machine` of the call, if it may go without a user"},
+		{CodeAssertion, Unauthenticated, oauthClient, "the client assertion is not one that can be taken",
+			"sign a JWT with iss and sub = the client's ID, aud = the issuer, exp within 5 minutes and a new jti (RFC 7523)"},
+		{CodeAssertionKey, Unauthenticated, oauthClient, "the client assertion is not signed with a key of a client",
+			"look at `client_keys` or `enrol` of the service in the policy, and at iss and kid of the assertion"},
+		{CodeAssertionTime, Unauthenticated, oauthClient, "the client assertion is not valid at this time, or for too long",
+			"make a fresh one for each request, with exp within 5 minutes; compare the clocks"},
+		{CodeAssertionAud, Unauthenticated, oauthClient, "the client assertion is not addressed to this issuer alone",
+			"set aud to the issuer identifier and nothing else"},
+		{CodeAssertionUsed, Unauthenticated, oauthClient, "the client assertion was used before",
+			"make one with a new jti for each request; if nobody of yours used it, find out who did: countersign audit search"},
+		{CodeWorkload, Unauthenticated, oauthClient, "no service is enrolled for this workload",
+			"name the issuer and the exact sub under `enrol` of the service in the policy"},
+		{CodeUnbound, Invalid, oauthRequest, "tokens for this service are bound to the client's certificate, and the client came without one",
+			"send the client certificate too; the assertion may stay"},
 		{CodePolicyFaults, Invalid, "", "the policy has faults; the one in force stays",
 			"mend the faults; all of them are listed with their places"},
 		{CodePolicyVersion, NotFound, "", "there is no such version of the policy",

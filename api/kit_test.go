@@ -177,7 +177,7 @@ func (k *kit) assemble(o kitOptions) {
 	k.ca, err = ca.Open(ctx, authority)
 	k.must(err)
 	tokens, err := sts.New(sts.Config{
-		Issuer: o.issuer, Policy: k.book.Current, Keys: k.ring, Audit: k.audit, Now: k.clock.now, Logger: logger,
+		Issuer: o.issuer, Policy: k.book.Current, Keys: k.ring, Audit: k.audit, Store: store, Now: k.clock.now, Logger: logger,
 	})
 	k.must(err)
 	k.api, err = New(Config{

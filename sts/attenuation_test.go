@@ -2,6 +2,8 @@ package sts
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -74,6 +76,7 @@ func drawPolicy(t *rapid.T) *countersign.Policy {
 	for i := range n {
 		s := newService(fmt.Sprintf("s%d", i))
 		s.Typ = rapid.SampledFrom([]string{"at+jwt", "JWT"}).Draw(t, "typ")
+		s.Bind = rapid.SampledFrom([]string{"", countersign.BindNone, countersign.BindMTLS}).Draw(t, "bind")
 		g.services = append(g.services, s)
 	}
 	g.services[0].Accepts = []countersign.Accept{{Issuer: "idp", Audiences: []string{"web"}}}
@@ -146,7 +149,28 @@ func exchangeAt(t *rapid.T, p *countersign.Policy, h hop, now time.Time) (Grant,
 		in.Scopes = rapid.SliceOfNDistinct(rapid.SampledFrom([]string{"a", "b", "c", "d"}), 1, 2, rapid.ID[string]).Draw(t, "asked")
 	}
 	grant, trace := Decide(p, in)
+	if trace.Err() == nil && grant.Audience.Bind == countersign.BindMTLS {
+		if step := grant.bind(certificateOf(h.holder)); !step.OK {
+			t.Fatalf("%+v", step)
+		}
+	}
 	return grant, trace.Err() == nil
+}
+
+// certificateOf is the SHA-256 of a holder's certificate.
+func certificateOf(holder string) [32]byte { return sha256.Sum256([]byte(holder)) }
+
+// holdsBinding: cnf is the client's own certificate or nothing, by the audience's wish, and never the parent's.
+func holdsBinding(t *rapid.T, p *countersign.Policy, parent, child hop) {
+	audience, _ := p.Service(child.holder)
+	sum := certificateOf(parent.holder)
+	want := `{"x5t#S256":"` + base64.RawURLEncoding.EncodeToString(sum[:]) + `"}`
+	if audience.Bind != countersign.BindMTLS {
+		want = ""
+	}
+	if got := string(child.claims["cnf"]); got != want {
+		t.Fatalf("cnf is %s after %s, want %s", got, parent.claims["cnf"], want)
+	}
 }
 
 // holdsAttenuation compares two tokens of a chain by their claims alone; it uses nothing that made them but the policy.
@@ -192,6 +216,7 @@ func holdsAttenuation(t *rapid.T, p *countersign.Policy, parent, child hop) {
 		t.Fatalf("%s occurs twice: %s", child.holder, child.token.Payload)
 	}
 	holdsIdentity(t, p, parent, child, first)
+	holdsBinding(t, p, parent, child)
 }
 
 func holdsIdentity(t *rapid.T, p *countersign.Policy, parent, child hop, first bool) {

@@ -58,6 +58,7 @@ type Grant struct {
 	Parent           string // the subject token's jti if it is ours, else ""
 	SessionID        string
 	Act              *Actor                     // nil only for client_credentials
+	Thumbprint       *[32]byte                  // what the token is bound to (RFC 8705 3.1); nil: nothing
 	Carry            map[string]json.RawMessage // claims kept as they were
 }
 

@@ -109,7 +109,7 @@ func openHouse(t *testing.T) *house {
 		t.Fatal(err)
 	}
 	if h.Service, err = New(Config{
-		Issuer: us, Policy: h.policy.Load, Keys: h.ring, Audit: h.log, Lead: time.Minute, Now: h.now, Registerer: h.registry,
+		Issuer: us, Policy: h.policy.Load, Keys: h.ring, Audit: h.log, Store: store, Lead: time.Minute, Now: h.now, Registerer: h.registry,
 	}); err != nil {
 		t.Fatal(err)
 	}

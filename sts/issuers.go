@@ -135,7 +135,7 @@ func (i *issuers) keys(ctx context.Context, p *countersign.Policy, issuer *count
 }
 
 // Run fetches the keys of every issuer of the policy in force before they are needed, until ctx ends. An issuer that can't
-// be reached is told of in the log and tried again.
+// be reached is told of in the log and tried again. It also removes the records of client assertions that have expired.
 func (s *Service) Run(ctx context.Context) error {
 	tick := time.NewTicker(refreshEvery)
 	defer tick.Stop()
@@ -150,6 +150,7 @@ func (s *Service) Run(ctx context.Context) error {
 			})
 		}
 		all.Wait()
+		s.prune(ctx)
 		select {
 		case <-ctx.Done():
 			return nil

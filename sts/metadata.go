@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net/url"
 	"slices"
+
+	"github.com/countersign/countersign/sts/jwt"
 )
 
 // serverMetadata is the authorization server's metadata (RFC 8414 2), with the members that OpenID Connect Discovery
@@ -16,7 +18,8 @@ type serverMetadata struct {
 	JWKSURI       string   `json:"jwks_uri"`
 	GrantTypes    []string `json:"grant_types_supported"`
 	AuthMethods   []string `json:"token_endpoint_auth_methods_supported"`
-	ResponseTypes []string `json:"response_types_supported"` // required, and empty: no authorization endpoint
+	AuthAlgs      []string `json:"token_endpoint_auth_signing_alg_values_supported"` // required with private_key_jwt
+	ResponseTypes []string `json:"response_types_supported"`                         // required, and empty: no authorization endpoint
 	SubjectTypes  []string `json:"subject_types_supported"`
 	Algorithms    []string `json:"id_token_signing_alg_values_supported"`
 	Bound         bool     `json:"tls_client_certificate_bound_access_tokens"`
@@ -32,7 +35,7 @@ func metadata(issuer string) ([]byte, error) {
 	origin := u.Scheme + "://" + u.Host
 	return json.Marshal(serverMetadata{
 		Issuer: issuer, TokenEndpoint: origin + "/oauth2/token", JWKSURI: origin + "/.well-known/jwks.json",
-		GrantTypes: []string{GrantExchange, GrantClientCredentials}, AuthMethods: []string{"tls_client_auth"},
+		GrantTypes: []string{GrantExchange, GrantClientCredentials}, AuthMethods: []string{"tls_client_auth", "private_key_jwt"}, AuthAlgs: jwt.Algorithms(), Bound: true,
 		ResponseTypes: []string{}, SubjectTypes: []string{"public"}, Algorithms: []string{"ES256", "RS256"},
 	})
 }

@@ -48,7 +48,31 @@ func (g Grant) claims(issuer, id, transaction string) map[string]any {
 	if g.SessionID != "" {
 		claims["sid"] = g.SessionID
 	}
+	if g.Thumbprint != nil {
+		claims["cnf"] = confirmation{X5T: base64.RawURLEncoding.EncodeToString(g.Thumbprint[:])}
+	}
 	return claims
+}
+
+// confirmation is the claim cnf of a token that is bound to a certificate (RFC 8705 3.1).
+type confirmation struct {
+	X5T string `json:"x5t#S256"` // base64url of the SHA-256 of the certificate's DER
+}
+
+// bind makes the token good only in the hands of who holds the key of this connection (`bind` of its audience). The subject
+// token's own cnf has no part in it: its holder was the hop before. A client that came without a certificate has nothing to
+// bind to, and an unbound token would not do.
+func (g *Grant) bind(thumbprint [32]byte) Step {
+	rule := "service " + g.Audience.Name
+	switch {
+	case g.Audience.Bind != countersign.BindMTLS:
+		return denied(countersign.CodeInternal, rule, "tokens can't be bound by %s", quote(g.Audience.Bind))
+	case thumbprint == [32]byte{}:
+		return denied(countersign.CodeUnbound, rule, "tokens for %s are bound to the client's certificate, and none was sent", g.Audience.Name).
+			hint("send the client certificate too; a client assertion may stand next to it")
+	}
+	g.Thumbprint = &thumbprint
+	return passed(rule, "bound to the client's certificate")
 }
 
 // identify gives the token its jti, which begins with its parent's so that revoking one reaches all under it, and the

@@ -31,6 +31,7 @@ type issuedDetail struct {
 	Expires  time.Time `json:"expires"`
 	KID      string    `json:"kid"`
 	Chain    []string  `json:"chain,omitempty"` // act, the client first
+	Bound    bool      `json:"bound,omitempty"` // to the certificate whose serial stands under `by`
 	subjectDetail
 	Sub       string `json:"sub"`
 	SubIssuer string `json:"sub_iss"`
@@ -76,7 +77,7 @@ func (s *Service) recordIssued(ctx context.Context, x *exchange) error {
 		Detail: issuedDetail{
 			Grant: x.request.GrantType, Client: g.Client.ID.String(), Audience: g.Audience.Name,
 			Scope: strings.Join(g.Scopes, " "), Rule: ruleOf(g.Call), Policy: x.policy.Version,
-			Txn: x.token.transaction, JTI: x.token.id, Expires: g.Expires, KID: x.token.kid, Chain: g.Act.Chain(),
+			Txn: x.token.transaction, JTI: x.token.id, Expires: g.Expires, KID: x.token.kid, Chain: g.Act.Chain(), Bound: g.Thumbprint != nil,
 			subjectDetail: x.subjectDetail(), Sub: g.Sub, SubIssuer: g.SubIssuer,
 		},
 	})

@@ -46,8 +46,8 @@ type Response struct {
 }
 
 // ParseRequest reads the form of a token request: no parameter twice but audience and resource, empty is absent, unknown
-// ones are ignored (RFC 6749 3.2); every value is bounded and printable ASCII. A request that brings a second proof of the
-// client beside its certificate is refused (RFC 6749 2.3). What the parameters mean together, [Service.Token] judges.
+// ones are ignored (RFC 6749 3.2); every value is bounded and printable ASCII. A client_secret is refused (RFC 6749 2.3); other
+// proofs of the client are [ParseCredentials]'s. What the parameters mean together, [Service.Token] judges.
 func ParseRequest(form url.Values) (Request, error) {
 	f := fields{form: form}
 	f.checkAll()
@@ -82,10 +82,8 @@ func (f *fields) checkAll() {
 			f.fail(countersign.CodeTokenRequest, "the parameter %s stands more than once", quote(name))
 		}
 	}
-	for _, name := range []string{"client_secret", "client_assertion", "client_assertion_type"} {
-		if f.form.Get(name) != "" {
-			f.fail(countersign.CodeTwoCredentials, "the client certificate is the one proof of the client that is taken; %s is a second one", name)
-		}
+	if f.form.Get("client_secret") != "" {
+		f.fail(countersign.CodeTwoCredentials, "client_secret is no proof of a client here, and a second one besides")
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/countersign/countersign"
+	"github.com/countersign/countersign/storage"
 	"github.com/countersign/countersign/storage/audit"
 	"github.com/countersign/countersign/storage/keyring"
 	"github.com/countersign/countersign/sts/jwt"
@@ -24,12 +25,13 @@ const (
 	maxJudgments = 3 // of one request, when the policy changes under it
 )
 
-// Config of a [Service]. Issuer, Policy, Keys and Audit are required.
+// Config of a [Service]. Issuer, Policy, Keys, Audit and Store are required.
 type Config struct {
 	Issuer     string                     // our issuer identifier, exact: `iss` of what is minted
 	Policy     func() *countersign.Policy // the one in force; never nil
 	Keys       *keyring.Ring              // its purpose token signs
 	Audit      *audit.Log                 // holds every answer before it leaves
+	Store      storage.Store              // remembers which client assertions were used
 	Lead       time.Duration              // how long a key is published before it signs; JWKS may be cached for half of it. Default 1 h
 	Now        func() time.Time           // nil: time.Now
 	Logger     *slog.Logger               // nil: discards
@@ -37,22 +39,24 @@ type Config struct {
 	Transport  http.RoundTripper          // to all external issuers, for tests; nil: one of each issuer's `ca`
 }
 
-// Service is the token endpoint. It is safe for concurrent use and writes nothing but audit records.
+// Service is the token endpoint. It is safe for concurrent use and writes nothing but audit records and, for a client that
+// authenticates by an assertion, that this one was used.
 type Service struct {
-	cfg      Config
-	log      *slog.Logger
-	keys     *published
-	issuers  *issuers
-	signers  signers
-	verified jwt.Verified // subject tokens
-	metrics  *metrics
-	metadata []byte
+	cfg        Config
+	log        *slog.Logger
+	keys       *published
+	issuers    *issuers
+	clientKeys *clientKeys
+	signers    signers
+	verified   jwt.Verified // subject tokens
+	metrics    *metrics
+	metadata   []byte
 }
 
 // New checks the configuration and reads our keys; nothing is fetched yet.
 func New(cfg Config) (*Service, error) {
-	if cfg.Issuer == "" || cfg.Policy == nil || cfg.Keys == nil || cfg.Audit == nil || cfg.Lead < 0 {
-		return nil, errors.New("sts: Issuer, Policy, Keys and Audit are required, and Lead can't be negative")
+	if cfg.Issuer == "" || cfg.Policy == nil || cfg.Keys == nil || cfg.Audit == nil || cfg.Store == nil || cfg.Lead < 0 {
+		return nil, errors.New("sts: Issuer, Policy, Keys, Audit and Store are required, and Lead can't be negative")
 	}
 	if cfg.Lead == 0 {
 		cfg.Lead = defaultLead
@@ -72,7 +76,7 @@ func New(cfg Config) (*Service, error) {
 		return nil, err
 	}
 	s := &Service{
-		cfg: cfg, log: cfg.Logger, metrics: m, metadata: doc,
+		cfg: cfg, log: cfg.Logger, metrics: m, metadata: doc, clientKeys: &clientKeys{},
 		keys:    &published{ring: cfg.Keys, now: cfg.Now},
 		issuers: &issuers{now: cfg.Now, log: cfg.Logger, transport: cfg.Transport, remotes: map[source]*jwt.Remote{}},
 	}
@@ -171,17 +175,21 @@ func (s *Service) judge(ctx context.Context, x *exchange) error {
 	if denial := x.trace.Err(); denial != nil {
 		return denial
 	}
+	if b := x.grant.Audience.Bind; b != "" && b != countersign.BindNone && !x.add(StepBinding, x.grant.bind(x.by.Thumbprint)) {
+		return x.trace.Err()
+	}
 	return nil
 }
 
-// admit is step 1: only a certificate of a service proves a client, whatever client_id says.
+// admit is step 1: only the certificate of a service or its client assertion proves a client, whatever client_id says.
 func (s *Service) admit(x *exchange) (*countersign.Service, Step) {
-	if x.by.Method != countersign.ByCertificate || x.by.ID.Kind() != countersign.ServiceID {
-		return nil, denied(countersign.CodeClient, "", "a client proves itself by the certificate of a service")
+	proven := x.by.Method == countersign.ByCertificate || x.by.Method == countersign.ByAssertion
+	if !proven || x.by.ID.Kind() != countersign.ServiceID {
+		return nil, denied(countersign.CodeClient, "", "a client proves itself by the certificate of a service or a client assertion")
 	}
 	client, step := admitClient(x.policy, x.by.ID)
 	if id := x.request.ClientID; step.OK && id != "" && id != client.ID.String() {
-		return nil, denied(countersign.CodeClientMismatch, "", "client_id is %s, the certificate's is %s", quote(id), client.ID).
+		return nil, denied(countersign.CodeClientMismatch, "", "client_id is %s, the client is %s", quote(id), client.ID).
 			hint("send the ID as client_id, or leave it out")
 	}
 	return client, step

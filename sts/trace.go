@@ -17,6 +17,7 @@ const (
 	StepScope      = "scope"
 	StepConditions = "conditions"
 	StepLifetime   = "lifetime"
+	StepBinding    = "binding" // of a real request only: nobody's certificate is known when an exchange is explained
 )
 
 // Step is how one step went.

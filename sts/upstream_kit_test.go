@@ -156,7 +156,7 @@ func inWorld(t *testing.T, f func(w *world)) {
 		}
 		policy := w.graph().policy()
 		w.Service, err = New(Config{
-			Issuer: us, Policy: func() *countersign.Policy { return policy }, Keys: ring, Audit: history, Registerer: w.registry,
+			Issuer: us, Policy: func() *countersign.Policy { return policy }, Keys: ring, Audit: history, Store: store, Registerer: w.registry,
 			Logger: slog.New(slog.NewTextHandler(w.log, nil)), Transport: w.transport(),
 		})
 		if err != nil {

@@ -153,7 +153,7 @@ func (p *parts) openAuthority(ctx context.Context) error {
 
 func (p *parts) openTokens(context.Context) error {
 	service, err := sts.New(sts.Config{
-		Issuer: p.cfg.Issuer, Policy: p.book.Current, Keys: p.keys, Audit: p.audit, Now: p.now, Logger: p.log,
+		Issuer: p.cfg.Issuer, Policy: p.book.Current, Keys: p.keys, Audit: p.audit, Store: p.store, Now: p.now, Logger: p.log,
 		Registerer: p.registry, Lead: time.Duration(p.cfg.Token.Lead),
 	})
 	if err != nil {
