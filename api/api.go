@@ -2,8 +2,9 @@
 // the encoding of answers and errors. Every route stands in one table with its authentication.
 //
 // It never decides who may have which certificate or token: ca and sts do, of the [countersign.Caller] that is proved
-// here. It never takes an identity from a header, never shows the cause of an error, and reads neither a body before its
-// sender is known nor more of it than the route allows. Echo is used here and nowhere else.
+// here. It never takes an identity from a header, unless a proxy that is configured for it and came by mTLS vouches for the
+// client's certificate; never shows the cause of an error; and reads no body before its sender is known, but a form in which
+// an OAuth client's assertion may stand, and never more of it than the route allows. Echo is used here and nowhere else.
 package api
 
 import (
@@ -21,6 +22,7 @@ import (
 	"github.com/labstack/echo/v4"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/countersign/countersign"
 	"github.com/countersign/countersign/ca"
 	"github.com/countersign/countersign/storage/audit"
 	"github.com/countersign/countersign/storage/keyring"
@@ -43,6 +45,10 @@ type Config struct {
 
 	Limits  Limits         // the zero one is no limit at all; see DefaultLimits
 	Proxies []netip.Prefix // whose X-Forwarded-For is believed, and nobody else's
+
+	// TLSProxies are the services that end the TLS connections of others and forward their client certificates, as OAuth
+	// clients. Such a service is nobody by itself, see forwarded.
+	TLSProxies []countersign.ID
 
 	Logger   *slog.Logger         // nil: discards
 	Registry *prometheus.Registry // what /metrics shows; nil: one of its own

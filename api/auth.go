@@ -31,7 +31,9 @@ func (s *Server) guard(r route, l listener) echo.HandlerFunc {
 			c.SetRequest(c.Request().WithContext(ctx))
 		}
 		caller, err := authenticate(c, r)
-		if err == nil {
+		// The credential of an OAuth client may stand in the form, which is read first then.
+		later := r.auth.byForm() && caller.Method == countersign.Anonymous
+		if err == nil && !later {
 			err = authorise(r.auth, caller)
 		}
 		c.Set(callerKey, caller)
@@ -42,10 +44,21 @@ func (s *Server) guard(r route, l listener) echo.HandlerFunc {
 		if rq.query, err = readQuery(c.Request(), r); err != nil {
 			return err
 		}
-		room := s.rooms.of(r)
+		room := s.rooms.of(r, !later)
 		defer room.leave()
 		if rq.body, err = readBody(c.Response(), c.Request(), r, room); err != nil {
 			return err
+		}
+		if r.auth.byForm() {
+			if rq.form, err = readForm(rq); err != nil {
+				return err
+			}
+			if err = s.proveClient(rq, r.auth); err == nil {
+				err = authorise(r.auth, rq.caller)
+			}
+			if err != nil {
+				return s.refused(c, rq.caller, err)
+			}
 		}
 		return r.handle(s, rq)
 	}
@@ -55,48 +68,35 @@ func (s *Server) guard(r route, l listener) echo.HandlerFunc {
 // were right, or nobody.
 func (s *Server) publicCaller(c echo.Context, r route) (countersign.Caller, error) {
 	nobody := countersign.Caller{Addr: remoteAddr(c), RequestID: requestID(c)}
-	peer, peerErr := s.peer(c, nobody)
+	peer, certificate, peerErr := s.peer(c, r, nobody)
 	if peer.Method == countersign.Anonymous {
 		if key := addressKey(nobody.Addr); key != "" && !s.addresses.allow(key, s.Now()) {
 			return nobody, countersign.Errorf(countersign.CodeRateAddress, "too many requests from %s", key).
 				WithHint("send fewer, or with a certificate").After(time.Second)
 		}
 	} else if !s.identities.allow(peer.ID.String(), s.Now()) {
-		return peer, countersign.Errorf(countersign.CodeRateIdentity, "too many requests by %s", peer.ID).After(time.Second)
+		return peer, tooMany(peer.ID)
 	}
 	if r.auth == authPublic {
 		return peer, nil
 	}
 	authorization := c.Request().Header.Values("Authorization")
-	switch certificate := sentCertificate(c); {
+	switch {
 	case len(authorization) > 1, len(authorization) == 1 && certificate:
 		return peer, countersign.Errorf(countersign.CodeTwoCredentials, "more than one credential was sent").
 			WithHint("send either the client certificate or the Authorization header")
 	case len(authorization) == 1 && r.auth == authJoin:
-		return s.joiner(c, nobody, authorization[0])
+		return s.joiner(c, peer, authorization[0])
 	case len(authorization) == 1:
-		return nobody, countersign.Errorf(countersign.CodeWrongCredential, "this path takes a client certificate and no Authorization header")
-	case !certificate:
-		return nobody, missing(r.auth)
+		return peer, countersign.Errorf(countersign.CodeWrongCredential, "this path takes a client certificate and no Authorization header")
+	case !certificate && !r.auth.byForm():
+		return peer, missing(r.auth, peer)
 	}
 	return peer, peerErr
 }
 
-// peer judges the client certificate of this connection now. Without one, or with one that is no good, it is nobody.
-func (s *Server) peer(c echo.Context, nobody countersign.Caller) (countersign.Caller, error) {
-	if !sentCertificate(c) {
-		return nobody, nil
-	}
-	peer, err := s.CA.PeerCaller(c.Request().Context(), c.Request().TLS.PeerCertificates[0], nobody)
-	if err != nil {
-		return nobody, err
-	}
-	return peer, nil
-}
-
-func sentCertificate(c echo.Context) bool {
-	state := c.Request().TLS
-	return state != nil && len(state.PeerCertificates) > 0
+func tooMany(id countersign.ID) error {
+	return countersign.Errorf(countersign.CodeRateIdentity, "too many requests by %s", id).After(time.Second)
 }
 
 // joiner proves a join token.
@@ -113,10 +113,18 @@ func (s *Server) joiner(c echo.Context, nobody countersign.Caller, authorization
 	return joiner, nil
 }
 
-func missing(a auth) error {
+// missing is the refusal of nobody, who may have come through a proxy.
+func missing(a auth, nobody countersign.Caller) error {
+	if !nobody.Proxy.IsZero() {
+		return countersign.Errorf(countersign.CodeProxyAlone, "the request came through a proxy that names no client certificate").
+			WithHint("send one to the proxy; a proxy that asks for itself names its own in Client-Cert")
+	}
 	e := countersign.Errorf(countersign.CodeNoCredential, "no credential was sent")
-	if a == authJoin {
+	switch {
+	case a == authJoin:
 		return e.WithHint("send a client certificate of this authority, or a join token as Authorization: Bearer")
+	case a.byForm():
+		return e.WithHint("send a client certificate of this authority, or a client assertion (RFC 7523)")
 	}
 	return e.WithHint("send a client certificate of this authority")
 }
@@ -125,12 +133,13 @@ func missing(a auth) error {
 func authorise(a auth, caller countersign.Caller) error {
 	kind := caller.ID.Kind()
 	service := caller.Method == countersign.ByCertificate && kind == countersign.ServiceID
+	asserted := caller.Method == countersign.ByAssertion && kind == countersign.ServiceID
 	operator := caller.Method == countersign.BySocket || caller.Method == countersign.ByCertificate && kind == countersign.OperatorID
 	switch a {
 	case authPublic:
 		return nil
 	case authClient:
-		if service {
+		if service || asserted {
 			return nil
 		}
 		return countersign.Errorf(countersign.CodeWrongCredential, "%s is no service, and only services are clients here", caller.Name)

@@ -16,6 +16,7 @@ const (
 	firstRead = 4 << 10
 	lightBody = 16 << 10 // no honest token form or certificate request is larger
 	roomBytes = 1 << 20  // for all bodies beyond lightBody, together: one policy, or 16 forms
+	outBytes  = 4 * formBody
 )
 
 // rooms bounds what bodies may cost at one time, whoever sends them and over however many connections: those that turn out
@@ -23,30 +24,39 @@ const (
 // never wait, so that who holds a room with a slow body holds up nobody but others with large ones.
 type rooms struct {
 	free *semaphore.Weighted
+	// outside is a room apart for those whose credential stands in the body: strangers with slow large ones hold up nobody
+	// who came with a certificate.
+	outside *semaphore.Weighted
 	// policy is the buffer into which policies are read, once there was one: they come in one at a time, and a flood of
 	// them is no flood of garbage.
 	policy chan []byte
 }
 
 func newRooms() rooms {
-	return rooms{free: semaphore.NewWeighted(roomBytes), policy: make(chan []byte, 1)}
+	return rooms{free: semaphore.NewWeighted(roomBytes), outside: semaphore.NewWeighted(outBytes), policy: make(chan []byte, 1)}
 }
 
 // room is one request's share.
 type room struct {
 	rooms rooms
+	from  *semaphore.Weighted
 	bytes int64
 	taken bool
 }
 
-func (r rooms) of(rt route) *room { return &room{rooms: r, bytes: min(rt.body, roomBytes)} }
+func (r rooms) of(rt route, known bool) *room {
+	if !known && rt.auth.byForm() {
+		return &room{rooms: r, from: r.outside, bytes: min(rt.body, outBytes)}
+	}
+	return &room{rooms: r, from: r.free, bytes: min(rt.body, roomBytes)}
+}
 
 // enter waits for the share; to have it already is no error.
 func (r *room) enter(ctx context.Context) error {
 	if r.taken {
 		return nil
 	}
-	if err := r.rooms.free.Acquire(ctx, r.bytes); err != nil {
+	if err := r.from.Acquire(ctx, r.bytes); err != nil {
 		return countersign.Errorf(countersign.CodeTimeout, "others are sending large requests; this one had to wait too long").
 			After(5 * time.Second).Because(err)
 	}
@@ -57,7 +67,7 @@ func (r *room) enter(ctx context.Context) error {
 // leave gives the share back, if there is one.
 func (r *room) leave() {
 	if r.taken {
-		r.rooms.free.Release(r.bytes)
+		r.from.Release(r.bytes)
 		r.taken = false
 	}
 }

@@ -179,6 +179,8 @@ func TestAuthorise(t *testing.T) {
 		{"nobody with a role", countersign.Caller{Role: countersign.RoleAdmin}, nil},
 		{"service", countersign.Caller{Method: countersign.ByCertificate, ID: service}, []auth{authClient, authJoin, authServiceOrOperator}},
 		{"service with a role", countersign.Caller{Method: countersign.ByCertificate, ID: service, Role: countersign.RoleAdmin}, []auth{authClient, authJoin, authServiceOrOperator}},
+		{"service by assertion", countersign.Caller{Method: countersign.ByAssertion, ID: service}, []auth{authClient}},
+		{"operator by assertion", countersign.Caller{Method: countersign.ByAssertion, ID: operator, Role: countersign.RoleAdmin}, nil},
 		{"joiner", countersign.Caller{Method: countersign.ByJoinToken, ID: service}, []auth{authJoin}},
 		{"joiner with a role", countersign.Caller{Method: countersign.ByJoinToken, ID: operator, Role: countersign.RoleAdmin}, []auth{authJoin}},
 		{"authority", countersign.Caller{Method: countersign.ByCertificate, ID: authority, Role: countersign.RoleAdmin}, nil},

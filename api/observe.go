@@ -27,6 +27,7 @@ type metrics struct {
 	requests *prometheus.CounterVec
 	duration *prometheus.HistogramVec
 	inflight prometheus.Gauge
+	ignored  prometheus.Counter
 }
 
 func newMetrics(registry prometheus.Registerer) (metrics, error) {
@@ -41,8 +42,12 @@ func newMetrics(registry prometheus.Registerer) (metrics, error) {
 		inflight: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "countersign_http_requests_inflight", Help: "Requests that are being served.",
 		}),
+		ignored: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "countersign_http_forwarded_certificates_ignored_total",
+			Help: "Requests with Client-Cert, Client-Cert-Chain or x-forwarded-client-cert from a peer that is not in tls.proxies.",
+		}),
 	}
-	for _, c := range []prometheus.Collector{m.requests, m.duration, m.inflight} {
+	for _, c := range []prometheus.Collector{m.requests, m.duration, m.inflight, m.ignored} {
 		if err := registry.Register(c); err != nil {
 			return metrics{}, fmt.Errorf("register the metrics of the API: %w", err)
 		}

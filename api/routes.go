@@ -3,6 +3,7 @@ package api
 import (
 	"fmt"
 	"net/http"
+	"net/url"
 	"strings"
 
 	"github.com/labstack/echo/v4"
@@ -18,7 +19,7 @@ type auth uint8
 const (
 	authUnset             auth = iota
 	authPublic                 // nobody need say who he is; a credential that is no good counts as none
-	authClient                 // the certificate of a service, as an OAuth client (RFC 8705)
+	authClient                 // the certificate of a service, or its client assertion, as an OAuth client (RFC 8705, RFC 7523)
 	authJoin                   // a join token, or the certificate of a service or operator
 	authServiceOrOperator      // the certificate of a service, which the domain judges; or the role operator
 	authViewer
@@ -30,6 +31,10 @@ const (
 func (a auth) String() string {
 	return [...]string{"UNSET", "public", "client", "join", "service|operator", "viewer", "operator", "admin"}[a]
 }
+
+// byForm tells whether the credential may be a client assertion in the form (RFC 7521 4.2), so that the body is read before it
+// is known who sent it. A certificate that is no good refuses the request before that, whatever stands in the form.
+func (a auth) byForm() bool { return a == authClient }
 
 // role is the operator's role that a demands, RoleNone if none would do.
 func (a auth) role() countersign.Role {
@@ -50,6 +55,7 @@ type request struct {
 	caller countersign.Caller
 	body   []byte
 	query  map[string]string // the route's parameters that were sent, none of them twice
+	form   url.Values        // of the routes whose authentication is byForm
 }
 
 // route is a row of the table of routes.

@@ -12,16 +12,9 @@ import (
 // maxPairs bounds a token request's parameters. An honest one has about ten.
 const maxPairs = 256
 
-// token is RFC 6749 3.2: who the client is was settled before; here the form is read, once, from the body alone.
+// token is RFC 6749 3.2: who the client is was settled before.
 func (s *Server) token(rq *request) error {
-	if rq.Request().URL.RawQuery != "" || rq.Request().URL.ForceQuery {
-		return countersign.Errorf(countersign.CodeParameter, "parameters belong into the body, not into the URL (RFC 6749 3.2)")
-	}
-	form, err := parseForm(rq.body)
-	if err != nil {
-		return err
-	}
-	parsed, err := sts.ParseRequest(form)
+	parsed, err := sts.ParseRequest(rq.form)
 	if err != nil {
 		return s.refused(rq.Context, rq.caller, err) // a second credential in the form is a refusal, and is recorded
 	}
@@ -30,6 +23,14 @@ func (s *Server) token(rq *request) error {
 		return err
 	}
 	return rq.answer(http.StatusOK, response)
+}
+
+// readForm reads the form of an OAuth endpoint, once, from the body alone.
+func readForm(rq *request) (url.Values, error) {
+	if rq.Request().URL.RawQuery != "" || rq.Request().URL.ForceQuery {
+		return nil, countersign.Errorf(countersign.CodeParameter, "parameters belong into the body, not into the URL (RFC 6749 3.2)")
+	}
+	return parseForm(rq.body)
 }
 
 // parseForm reads a form; which parameters may stand in it, sts.ParseRequest judges.

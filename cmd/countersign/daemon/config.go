@@ -48,6 +48,9 @@ type TLSConfig struct {
 	Cert string `yaml:"cert" mapstructure:"cert"` // PEM file, leaf first
 	Key  string `yaml:"key" mapstructure:"key"`   // PEM file
 	Min  string `yaml:"min" mapstructure:"min"`   // "1.3" or "1.2"
+
+	// Proxies are the names of services that end the TLS connections of OAuth clients and forward their certificates.
+	Proxies []string `yaml:"proxies" mapstructure:"proxies"`
 }
 
 // TokenConfig is about token signing keys.
@@ -211,6 +214,11 @@ func (c Config) Validate() []Problem {
 	for _, p := range c.Proxies {
 		if _, err := netip.ParsePrefix(p); err != nil {
 			add("proxies", "%q is no prefix: write for example 10.1.2.3/32", p)
+		}
+	}
+	for _, name := range c.TLS.Proxies {
+		if _, err := countersign.NewServiceID(c.Domain, name); err != nil {
+			add("tls.proxies", "%v: write the names of services", err)
 		}
 	}
 	for _, r := range Ranges() {

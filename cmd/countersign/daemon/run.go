@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/countersign/countersign"
 	"github.com/countersign/countersign/api"
 	"github.com/countersign/countersign/storage/keyring"
 )
@@ -80,8 +81,16 @@ func (d *Daemon) openAPI(context.Context) error {
 		}
 		d.proxies = append(d.proxies, prefix)
 	}
+	var terminators []countersign.ID
+	for _, name := range d.cfg.TLS.Proxies {
+		id, err := countersign.NewServiceID(d.cfg.Domain, name)
+		if err != nil {
+			return err
+		}
+		terminators = append(terminators, id)
+	}
 	server, err := api.New(api.Config{
-		CA: d.ca, STS: d.sts, Policy: d.book, Keys: d.keys, Audit: d.audit, Proxies: d.proxies, Issuer: d.cfg.Issuer,
+		CA: d.ca, STS: d.sts, Policy: d.book, Keys: d.keys, Audit: d.audit, Proxies: d.proxies, TLSProxies: terminators, Issuer: d.cfg.Issuer,
 		TrustDomain: d.cfg.Domain, URL: d.serverURL(), Version: d.version, Logger: d.log, Registry: d.registry, Now: d.now,
 		Limits: d.limits(), Clock: clockAPI{d.parts},
 	})
