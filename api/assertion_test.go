@@ -42,17 +42,10 @@ func newAsserting(t *testing.T, o kitOptions) *asserting {
 	if err != nil {
 		t.Fatal(err)
 	}
-	bind := o.amend
-	o.amend = func(p *countersign.Policy) {
-		for i := range p.Services {
-			if p.Services[i].Name == "reports" {
-				p.Services[i].ClientKeys = string(set.JSON())
-			}
-		}
-		if bind != nil {
-			bind(p)
-		}
+	if o.policy == "" {
+		o.policy = testPolicy
 	}
+	o.policy = strings.Replace(o.policy, "- name: reports\n", "- name: reports\n    client_keys: {jwks_file: '"+string(set.JSON())+"'}\n", 1)
 	return &asserting{kit: newKit(t, o), key: key}
 }
 
@@ -191,11 +184,7 @@ func TestClientAssertionNextToCertificate(t *testing.T) {
 
 // Tokens for a service with `bind: mtls` hold the SHA-256 of this connection's certificate; an assertion alone gets none.
 func TestBoundTokens(t *testing.T) {
-	a := newAsserting(t, kitOptions{amend: func(p *countersign.Policy) {
-		for i := range p.Services {
-			p.Services[i].Bind = countersign.BindMTLS
-		}
-	}})
+	a := newAsserting(t, kitOptions{policy: strings.Replace(testPolicy, "- name: orders\n", "- name: orders\n    token: {bind: mtls}\n", 1)})
 	for range 2 { // a renewed certificate is another binding
 		id := a.join("reports")
 		sum := sha256.Sum256(id.Chain[0].Raw)

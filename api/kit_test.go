@@ -18,7 +18,6 @@ import (
 	"net/http"
 	"net/url"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -117,28 +116,7 @@ type kitOptions struct {
 	issuer string
 	policy string
 
-	amend   func(*countersign.Policy) // of a copy of each policy, before the token service sees it
-	proxies []string                  // services that forward client certificates
-}
-
-// amended gives the token service the policy in force as o.amend changes it, the same pointer for the same policy.
-func (k *kit) amended(o kitOptions) func() *countersign.Policy {
-	if o.amend == nil {
-		return k.book.Current
-	}
-	var mu sync.Mutex
-	var of, changed *countersign.Policy
-	return func() *countersign.Policy {
-		mu.Lock()
-		defer mu.Unlock()
-		if p := k.book.Current(); p != of {
-			of = p
-			changed = countersign.NewPolicy(p.Version, p.TrustDomain, slices.Clone(p.Issuers), slices.Clone(p.Services), p.Calls)
-			o.amend(changed)
-			changed = countersign.NewPolicy(p.Version, p.TrustDomain, changed.Issuers, changed.Services, p.Calls)
-		}
-		return changed
-	}
+	proxies []string // services that forward client certificates
 }
 
 func (k *kit) must(err error) {
@@ -201,7 +179,7 @@ func (k *kit) assemble(o kitOptions) {
 	k.ca, err = ca.Open(ctx, authority)
 	k.must(err)
 	tokens, err := sts.New(sts.Config{
-		Issuer: o.issuer, Policy: k.amended(o), Keys: k.ring, Audit: k.audit, Store: store, Now: k.clock.now, Logger: logger,
+		Issuer: o.issuer, Policy: k.book.Current, Keys: k.ring, Audit: k.audit, Store: store, Now: k.clock.now, Logger: logger,
 	})
 	k.must(err)
 	var proxies []countersign.ID
