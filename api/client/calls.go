@@ -80,6 +80,13 @@ func (c *Client) Token(ctx context.Context, form url.Values) (wire.Token, error)
 	return out, err
 }
 
+// Metadata gives the authorization server's metadata (RFC 8414 3), where the issuer identifier has no path.
+func (c *Client) Metadata(ctx context.Context) (wire.Metadata, error) {
+	var out wire.Metadata
+	err := c.do(ctx, call{method: http.MethodGet, path: "/.well-known/oauth-authorization-server"}, &out)
+	return out, err
+}
+
 // JWKS gives the public token keys (RFC 7517) as they were sent.
 func (c *Client) JWKS(ctx context.Context) ([]byte, error) {
 	return c.bytes(ctx, call{method: http.MethodGet, path: "/.well-known/jwks.json"})

@@ -2,7 +2,8 @@
 //
 // Over TLS it demands the authority's ID besides its name: a certificate of another service of the same roots is not
 // the daemon. It never follows a redirect, uses no proxy, trusts no root but the given ones, keeps nothing on disk, and
-// never retries: whether a repeat is safe is for the caller to know.
+// never retries: whether a repeat is safe is for the caller to know. (Where the daemon asks who a proxy means, and nothing
+// else was done, it says so.)
 package client
 
 import (
@@ -10,6 +11,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -50,6 +52,7 @@ type Client struct {
 	http    *http.Client
 	base    string
 	timeout time.Duration
+	own     string // Client-Cert (RFC 9440) with the identity's certificate; "" without one
 }
 
 // New checks the configuration; it opens no connection.
@@ -84,6 +87,9 @@ func New(cfg Config) (*Client, error) {
 		if transport.TLSClientConfig, err = tlsConfig(cfg); err != nil {
 			return nil, err
 		}
+	}
+	if cfg.Identity != nil && cfg.Socket == "" && cfg.TLS == nil && len(cfg.Identity.Chain) > 0 {
+		c.own = ":" + base64.StdEncoding.EncodeToString(cfg.Identity.Chain[0].Raw) + ":"
 	}
 	c.http = &http.Client{
 		Transport:     transport,
@@ -187,11 +193,26 @@ func (c *Client) bytes(ctx context.Context, rq call) ([]byte, error) {
 		defer cancel()
 	}
 	response, err := c.send(ctx, rq)
+	if c.own != "" && isProxyAlone(err) {
+		rq.header = rq.header.Clone()
+		if rq.header == nil {
+			rq.header = http.Header{}
+		}
+		rq.header.Set("Client-Cert", c.own)
+		response, err = c.send(ctx, rq)
+	}
 	if err != nil {
 		return nil, err
 	}
 	defer response.Body.Close()
 	return readBody(response, rq)
+}
+
+// isProxyAlone tells whether the daemon takes the identity for a proxy that may speak for others, and did nothing before it
+// says for whom. Only the daemon itself hears the answer; a proxy before it replaces the header.
+func isProxyAlone(err error) bool {
+	var refused interface{ Code() countersign.Code }
+	return errors.As(err, &refused) && refused.Code() == countersign.CodeProxyAlone
 }
 
 // send gives a successful response, whose body the caller closes.

@@ -53,6 +53,11 @@ type OAuthError struct {
 	RequestID   string           `json:"request_id,omitempty"`
 }
 
+// Metadata is what clients of ours read of the authorization server's metadata (RFC 8414 2).
+type Metadata struct {
+	Issuer string `json:"issuer"`
+}
+
 // Token is a successful token response (RFC 6749 5.1, RFC 8693 2.2.1).
 type Token struct {
 	AccessToken     string `json:"access_token"`

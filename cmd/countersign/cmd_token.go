@@ -25,11 +25,13 @@ const (
 
 func (a *app) tokenCommand() *cobra.Command {
 	return group("token", "tokens: exchange, request, inspect, verify",
-		a.tokenExchange(), a.tokenRequest(), a.tokenInspect(), a.tokenVerify())
+		a.tokenExchange(), a.tokenRequest(), a.tokenInspect(), a.tokenVerify(), a.tokenClientKey())
 }
 
 type tokenFlags struct {
 	subjectFile, subjectType, audience, scope string
+
+	client clientFlags
 }
 
 func (a *app) tokenExchange() *cobra.Command {
@@ -78,6 +80,7 @@ func (a *app) tokenRequest() *cobra.Command {
 func audienceFlags(c *cobra.Command, f *tokenFlags) {
 	c.Flags().StringVar(&f.audience, "audience", "", "the service that the token is for: its name or ID")
 	c.Flags().StringVar(&f.scope, "scope", "", "scopes to ask for, separated by spaces")
+	f.client.add(c)
 }
 
 // tokenTypeName lets the command line say "jwt" for the URN (RFC 8693 3).
@@ -89,12 +92,11 @@ func tokenTypeName(s string) string {
 }
 
 func (a *app) askToken(ctx context.Context, form url.Values, f tokenFlags) error {
-	c, id, err := a.connectAs(a.identity)
+	c, err := a.tokenClient(ctx, f.client, form)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	form.Set("client_id", id.ID.String()) // RFC 8705 2
 	if f.audience != "" {
 		form.Set("audience", f.audience)
 	}

@@ -102,17 +102,20 @@ func newIDP() (*idp, error) {
 	return i, nil
 }
 
-// token is a user token; changes are name=value, a value that is JSON is taken as such, an empty one removes the claim.
+// token is a user token, or a workload's with "(typ)=JWT"; changes are name=value, a value that is JSON is taken as such, an empty one removes the claim.
 func (i *idp) token(changes ...string) (string, error) {
 	now := time.Now()
 	claims := map[string]any{
 		"iss": i.URL, "sub": "ana", "aud": "shop-web", "scope": "shop.read shop.write orders:read",
 		"iat": now.Unix(), "exp": now.Add(10 * time.Minute).Unix(), "email": "ana@shop.example",
 	}
+	typ := "at+jwt"
 	for _, change := range changes {
 		name, value, _ := strings.Cut(change, "=")
 		var decoded any
 		switch {
+		case name == "(typ)": // of the header
+			typ = value
 		case value == "":
 			delete(claims, name)
 		case json.Unmarshal([]byte(value), &decoded) == nil:
@@ -121,7 +124,7 @@ func (i *idp) token(changes ...string) (string, error) {
 			claims[name] = value
 		}
 	}
-	return jwt.Sign(i.key, "ES256", "k1", "at+jwt", claims)
+	return jwt.Sign(i.key, "ES256", "k1", typ, claims)
 }
 
 // ready waits until the daemon of this script says that it is ready.
