@@ -93,12 +93,21 @@ func (tr transcript) pattern() *regexp.Regexp {
 }
 
 // TestREADME types what the README says, in its order, in a directory of its own, as a newcomer would.
-func TestREADME(t *testing.T) {
+func TestREADME(t *testing.T) { runDocument(t, "README.md", "user.jwt") }
+
+// TestClientsDocument does the same with docs/clients.md; there the provider is a cluster that makes tokens for workloads.
+func TestClientsDocument(t *testing.T) {
+	runDocument(t, "docs/clients.md", "pod.jwt", "(typ)=JWT", "sub=system:serviceaccount:shop:batch", "aud=https://localhost:8443", "scope=", "email=")
+}
+
+// runDocument types a document's blocks. A token of the provider IDP, with the given claims, lies in try/ under the name tokenFile.
+func runDocument(t *testing.T, name, tokenFile string, claims ...string) {
+	t.Helper()
 	root, err := filepath.Abs("../..")
 	if err != nil {
 		t.Fatal(err)
 	}
-	script, transcripts := session(t, blocks(t, filepath.Join(root, "README.md")))
+	script, transcripts := session(t, blocks(t, filepath.Join(root, name)))
 	work, out := t.TempDir(), t.TempDir()
 	if err := os.MkdirAll(filepath.Join(work, "bin"), 0o755); err != nil {
 		t.Fatal(err)
@@ -111,14 +120,7 @@ func TestREADME(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(issuer.Close)
-	user, err := issuer.token()
-	if err != nil {
-		t.Fatal(err)
-	}
 	if err := os.MkdirAll(filepath.Join(work, "try"), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(work, "try", "user.jwt"), []byte(user+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for _, port := range []string{"8443", "8444"} { // others may use them on this machine
@@ -126,7 +128,18 @@ func TestREADME(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		script = strings.ReplaceAll(script, ":"+port, address[strings.LastIndexByte(address, ':'):])
+		replacement := address[strings.LastIndexByte(address, ':'):]
+		script = strings.ReplaceAll(script, ":"+port, replacement)
+		for i := range claims {
+			claims[i] = strings.ReplaceAll(claims[i], ":"+port, replacement)
+		}
+	}
+	token, err := issuer.token(claims...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(work, "try", tokenFile), []byte(token+"\n"), 0o600); err != nil {
+		t.Fatal(err)
 	}
 	// make builds into the source tree and would run this very test: here it is enough that the targets exist.
 	script = regexp.MustCompile(`(?m)^make `).ReplaceAllString(script, "make -n -C "+root+" ")
@@ -137,7 +150,7 @@ func TestREADME(t *testing.T) {
 			t.Fatal(err)
 		}
 		if !tr.pattern().Match(got) {
-			t.Errorf("README.md:%d: `%s` printed\n%s", tr.line, tr.command, got)
+			t.Errorf("%s:%d: `%s` printed\n%s", name, tr.line, tr.command, got)
 		}
 	}
 }
@@ -178,6 +191,9 @@ func TestDocuments(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, path := range slices.Concat(paths, adrs) {
+		if filepath.Base(path) == "clients.md" { // TestClientsDocument
+			continue
+		}
 		if found := blocks(t, path); len(found) > 0 {
 			t.Errorf("%s:%d: this code block is executed by nothing", path, found[0].line)
 		}
