@@ -123,3 +123,45 @@ func TestNoSkips(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// Every parser of what others write has a fuzz target with a corpus that is kept; scripts/fuzz.sh finds them by their
+// name.
+func TestFuzzTargets(t *testing.T) {
+	for parser, target := range map[string]string{
+		"policy":             "storage/policy FuzzParse",
+		"configuration":      "cmd/countersign/daemon FuzzParse",
+		"JWT":                "sts/jwt FuzzParse",
+		"JWKS":               "sts/jwt FuzzParseSet",
+		"form":               "api FuzzForm",
+		"JSON body":          "api FuzzJSON",
+		"token request":      "sts FuzzParseRequest",
+		"CSR":                "ca FuzzCSR",
+		"join string":        "cmd/countersign FuzzParseJoin",
+		"audit segment":      "storage/audit FuzzSegment",
+		"identity directory": "ca/identity FuzzLoad",
+		"ID":                 ". FuzzParseID",
+		"KEK":                "storage/keyring FuzzParseKEK",
+		"record":             "storage/bolt FuzzRecord",
+		"database pages":     "storage/bolt FuzzPages",
+	} {
+		dir, name, _ := strings.Cut(target, " ")
+		files, err := filepath.Glob(filepath.Join(filepath.FromSlash(dir), "*_test.go"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		found := false
+		for _, path := range files {
+			source, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			found = found || regexp.MustCompile(`(?m)^func `+name+`\(f \*testing\.F\)`).Match(source)
+		}
+		if !found {
+			t.Errorf("%s: there is no %s", parser, target)
+		}
+		if kept, err := os.ReadDir(filepath.Join(filepath.FromSlash(dir), "testdata", "fuzz", name)); err != nil || len(kept) == 0 {
+			t.Errorf("%s: no corpus of %s is kept: %v", parser, target, err)
+		}
+	}
+}
