@@ -17,12 +17,26 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"go.uber.org/goleak"
 
 	"github.com/countersign/countersign/sts/jwt"
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"countersign": main})
+	testscript.Main(leakChecked{m}, map[string]func(){"countersign": main})
+}
+
+// leakChecked wants that no test left a goroutine behind; a child that is the command line does not come here.
+type leakChecked struct{ tests testscript.TestingM }
+
+func (l leakChecked) Run() int {
+	code := l.tests.Run()
+	http.DefaultClient.CloseIdleConnections()
+	if err := goleak.Find(); err != nil && code == 0 {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return code
 }
 
 // TestScripts are the command line's specification: testdata/script/*.txtar.
