@@ -44,7 +44,7 @@ func TestFaultFullDisk(t *testing.T) {
 		"join token":  func() error { _, err := w.joinToken(t.Context(), "b"); return err }(),
 		"certificate": w.enrolWith(t.Context(), spare),
 		"policy":      w.applyPolicy(t.Context(), "full"),
-		"disable":     w.admin.DisableService(t.Context(), "c", "full"),
+		"disable":     w.admin.DisableService(t.Context(), "d", "full"),
 		"rotate": func() error {
 			_, err := w.admin.Rotate(t.Context(), "token", wire.RotateRequest{Now: true})
 			return err

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -23,8 +24,11 @@ import (
 )
 
 const faultPolicy = `trust_domain: shop.internal
-services: [{name: a}, {name: b}, {name: c}]
-calls: [{from: a, to: b, scopes: [x], machine: [x]}]
+issuers: [{name: idp, use: users, issuer: "IDP", scopes: [shop.read]}]
+services: [{name: a, accepts: [{issuer: idp, audiences: [shop-web]}]}, {name: b}, {name: c}, {name: d}]
+calls:
+  - {from: a, to: b, scopes: [{name: x, needs: [shop.read]}], machine: [x]}
+  - {from: b, to: c, scopes: [x]}
 `
 
 // instanceAt is newInstance in a directory of the caller's choice.
@@ -187,8 +191,11 @@ type worker struct {
 	i     *instance
 	admin *client.Client
 	id    *identity.Identity
+	idp   *idp
 	acked acknowledged
 	spent wire.JoinToken // a used one
+
+	relayed string // the newest token of a's for b that was answered
 
 	mu       sync.Mutex
 	policies map[int]string // by version
@@ -197,21 +204,34 @@ type worker struct {
 // newWorker puts faultPolicy in force and joins service a.
 func newWorker(t *testing.T, i *instance) *worker {
 	t.Helper()
-	w := &worker{t: t, i: i, admin: socketClient(t, i), policies: map[int]string{}}
-	if err := w.applyPolicy(t.Context(), "first"); err != nil {
-		t.Fatal(err)
-	}
-	id, err := identity.Load(i.join(t, "a"))
+	issuer, err := newIDP()
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.id = id
+	t.Cleanup(issuer.Close)
+	w := &worker{t: t, i: i, admin: socketClient(t, i), idp: issuer, policies: map[int]string{}}
+	if err := w.applyPolicy(t.Context(), "first"); err != nil {
+		t.Fatal(err)
+	}
+	w.id = w.joined(t, "a")
 	return w
 }
 
+// joined is a new identity of a service.
+func (w *worker) joined(t *testing.T, service string) *identity.Identity {
+	t.Helper()
+	id, err := identity.Load(w.i.join(t, service))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
 // service is a new client of service a: one whose connection died is of no use.
-func (w *worker) service() *client.Client {
-	c, err := client.New(client.Config{URL: w.id.Server, Identity: w.id})
+func (w *worker) service() *client.Client { return w.client(w.id) }
+
+func (w *worker) client(id *identity.Identity) *client.Client {
+	c, err := client.New(client.Config{URL: id.Server, Identity: id})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -220,7 +240,7 @@ func (w *worker) service() *client.Client {
 }
 
 func (w *worker) applyPolicy(ctx context.Context, comment string) error {
-	document := faultPolicy + "# " + comment + "\n"
+	document := strings.ReplaceAll(faultPolicy, "IDP", w.idp.URL) + "# " + comment + "\n"
 	applied, err := w.admin.ApplyPolicy(ctx, []byte(document), client.ApplyOptions{})
 	if err != nil {
 		return err
@@ -265,15 +285,47 @@ func (w *worker) enrolWith(ctx context.Context, token wire.JoinToken) error {
 	return err
 }
 
+// token asks for a machine token of a's for b.
 func (w *worker) token(ctx context.Context, c *client.Client) error {
-	token, err := c.Token(ctx, url.Values{"grant_type": {"client_credentials"}, "audience": {"b"}})
+	_, err := w.ask(ctx, c, url.Values{"grant_type": {"client_credentials"}, "audience": {"b"}})
+	return err
+}
+
+// exchange asks for a token for audience in exchange for another.
+func (w *worker) exchange(ctx context.Context, c *client.Client, subject, audience string) (string, error) {
+	return w.ask(ctx, c, url.Values{
+		"grant_type": {grantExchange}, "subject_token": {subject}, "subject_token_type": {typeAccess}, "audience": {audience},
+	})
+}
+
+func (w *worker) ask(ctx context.Context, c *client.Client, form url.Values) (string, error) {
+	answer, err := c.Token(ctx, form)
+	if err != nil {
+		return "", err
+	}
+	token, err := readIssued(answer.AccessToken)
+	if err != nil {
+		return "", err
+	}
+	if parent, err := readIssued(form.Get("subject_token")); err == nil && parent.Aud != "shop-web" {
+		token.Parent = parent.JTI
+	}
+	w.acked.token(token)
+	return answer.AccessToken, nil
+}
+
+// relay takes a new user's token through a and b to c.
+func (w *worker) relay(ctx context.Context, a, b *client.Client) error {
+	user, err := w.idp.token("sub=user-" + rand.Text())
 	if err != nil {
 		return err
 	}
-	jti, err := jtiOf(token.AccessToken)
-	if err == nil {
-		w.acked.jti(jti)
+	relayed, err := w.exchange(ctx, a, user, "b")
+	if err != nil {
+		return err
 	}
+	w.relayed = relayed
+	_, err = w.exchange(ctx, b, relayed, "c")
 	return err
 }
 

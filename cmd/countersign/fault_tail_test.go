@@ -59,7 +59,7 @@ func TestFaultTail(t *testing.T) {
 		})
 	}
 	// The head that the store remembers is older than the record that is torn: a power cut.
-	w.acked.jtis = nil
+	w.acked.tokens = nil
 	mustWrite(t, store, head)
 	mustWrite(t, segment, whole[:end-10])
 	i.start(t)
