@@ -1,12 +1,16 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/countersign/countersign/api/client"
 )
@@ -62,4 +66,86 @@ func (w *worker) untilDead(t *testing.T) {
 	if !errors.As(err, &unreachable) {
 		t.Errorf("the request whose fsync failed was answered: %v", err)
 	}
+}
+
+// An fsync that fails while the daemon stops: it says so and ends with 74 instead of 0, and a restart is clean. The
+// failure is set for another name of the file, so the other name, while the
+// daemon stands still, brings it about.
+func TestFaultSyncAtStop(t *testing.T) {
+	bin := plainBinary(t)
+	for _, file := range []string{"countersign.db", "audit/00000000000000000001.segment"} {
+		for name, busy := range map[string]bool{"idle": false, "busy": true} {
+			t.Run(name+filepath.Ext(file), func(t *testing.T) {
+				t.Parallel()
+				i := newInstance(t, bin)
+				w := newWorker(t, i)
+				i.stop(t, syscall.SIGTERM)
+				path := filepath.Join(i.dir, file)
+				i.bin = wrapped(t, bin, strace(path+".fails", "fdatasync,fsync", "EIO", 1)...)
+				i.start(t)
+				before := len(i.logText())
+				ctx, stop := context.WithCancel(t.Context())
+				var group sync.WaitGroup
+				if busy {
+					for range 4 {
+						c := w.service()
+						group.Go(func() { untilError(ctx, func() error { return errors.Join(w.token(ctx, c), w.enrol(ctx)) }) })
+					}
+					time.Sleep(100 * time.Millisecond)
+				} else {
+					untilIdle(t, i.dir)
+				}
+				i.signal(t, syscall.SIGSTOP) // it looks now and then whether its files are there
+				if err := errors.Join(os.Rename(path, path+".fails"), os.Link(path+".fails", path)); err != nil {
+					t.Fatal(err)
+				}
+				i.signal(t, syscall.SIGTERM)
+				i.signal(t, syscall.SIGCONT)
+				code := i.exits(t)
+				stop()
+				group.Wait()
+				said := i.logText()[before:]
+				if code != exitDisk || !strings.Contains(said, "the disk failed") || !strings.Contains(said, "input/output error") || !strings.Contains(said, "next: ") {
+					t.Errorf("exit code %d instead of %d\n%s", code, exitDisk, said)
+				}
+				if !busy && !strings.Contains(said, "stopping") {
+					t.Errorf("it did not fail at stop:\n%s", said)
+				}
+				if err := os.Remove(path + ".fails"); err != nil {
+					t.Fatal(err)
+				}
+				i.bin = bin
+				i.start(t)
+				w.check()
+			})
+		}
+	}
+}
+
+func (i *instance) signal(t *testing.T, s syscall.Signal) {
+	t.Helper()
+	if err := i.cmd.Process.Signal(s); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// untilIdle waits until database and audit log have not been written to for longer than their background work waits.
+func untilIdle(t *testing.T, dir string) {
+	t.Helper()
+	for until := time.Now().Add(time.Minute); time.Now().Before(until); time.Sleep(50 * time.Millisecond) {
+		newest := time.Time{}
+		for _, file := range []string{"countersign.db", "audit/00000000000000000001.segment"} {
+			info, err := os.Stat(filepath.Join(dir, file))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if info.ModTime().After(newest) {
+				newest = info.ModTime()
+			}
+		}
+		if time.Since(newest) > 2500*time.Millisecond {
+			return
+		}
+	}
+	t.Fatal("the daemon is never idle")
 }
