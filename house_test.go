@@ -91,7 +91,7 @@ func TestCodes(t *testing.T) {
 			t.Errorf("%s stands in the table twice", info.Code)
 		}
 		seen[info.Code] = true
-		if info.Title == "" || !regexp.MustCompile(`^CS[0-9]{4}$`).MatchString(string(info.Code)) {
+		if info.Title == "" || info.Next == "" || !regexp.MustCompile(`^CS[0-9]{4}$`).MatchString(string(info.Code)) {
 			t.Errorf("the row of %s is not whole", info.Code)
 		}
 	}

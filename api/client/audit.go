@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
-	"fmt"
 	"iter"
 	"net/http"
 	"net/url"
@@ -74,7 +73,7 @@ func (c *Client) FollowAudit(ctx context.Context, q AuditQuery) iter.Seq2[wire.A
 			}
 			var record wire.AuditRecord
 			if err := json.Unmarshal(lines.Bytes(), &record); err != nil {
-				yield(wire.AuditRecord{}, fmt.Errorf("read a record of the audit log: %w", err))
+				yield(wire.AuditRecord{}, &AnswerError{Method: rq.method, Path: rq.path, Err: err})
 				return
 			}
 			if !yield(record, nil) {
@@ -82,7 +81,7 @@ func (c *Client) FollowAudit(ctx context.Context, q AuditQuery) iter.Seq2[wire.A
 			}
 		}
 		if err := lines.Err(); err != nil && ctx.Err() == nil {
-			yield(wire.AuditRecord{}, fmt.Errorf("follow the audit log: %w", err))
+			yield(wire.AuditRecord{}, &AnswerError{Method: rq.method, Path: rq.path, Err: err})
 		}
 	}
 }

@@ -170,17 +170,19 @@ type call struct {
 	mediaType    string
 	accept       string
 	header       http.Header
+	empty        bool // only 204 says that it is done: another server's 200 does not
 	long         bool // takes as long as it takes: only the caller's context ends it
 }
 
 // do sends one call and decodes a JSON answer into out, unless out is nil.
 func (c *Client) do(ctx context.Context, rq call, out any) error {
+	rq.empty = out == nil
 	body, err := c.bytes(ctx, rq)
 	if err != nil || out == nil {
 		return err
 	}
 	if err := json.Unmarshal(body, out); err != nil {
-		return fmt.Errorf("read the answer to %s %s: %w", rq.method, rq.path, err)
+		return &AnswerError{Method: rq.method, Path: rq.path, Err: err}
 	}
 	return nil
 }
@@ -233,6 +235,10 @@ func (c *Client) send(ctx context.Context, rq call) (*http.Response, error) {
 		defer response.Body.Close()
 		return nil, responseError(response, rq)
 	}
+	if rq.empty && response.StatusCode != http.StatusNoContent {
+		response.Body.Close()
+		return nil, &AnswerError{Method: rq.method, Path: rq.path, Err: errors.New(response.Status + " instead of 204")}
+	}
 	return response, nil
 }
 
@@ -272,10 +278,10 @@ func (c *Client) request(ctx context.Context, rq call) (*http.Request, error) {
 func readBody(response *http.Response, rq call) ([]byte, error) {
 	body, err := io.ReadAll(io.LimitReader(response.Body, maxResponse+1))
 	if err != nil {
-		return nil, fmt.Errorf("read the answer to %s %s: %w", rq.method, rq.path, err)
+		return nil, &AnswerError{Method: rq.method, Path: rq.path, Err: err}
 	}
 	if len(body) > maxResponse {
-		return nil, fmt.Errorf("the answer to %s %s has over %d bytes", rq.method, rq.path, maxResponse)
+		return nil, &AnswerError{Method: rq.method, Path: rq.path, Err: fmt.Errorf("it has over %d bytes", maxResponse)}
 	}
 	return body, nil
 }

@@ -48,6 +48,21 @@ func (e *UnreachableError) Error() string { return e.Method + " " + e.Path + ": 
 // Unwrap gives the cause.
 func (e *UnreachableError) Unwrap() error { return e.Err }
 
+// AnswerError says that there was an answer that can't be read: broken off, too large, or of another form. Whether the
+// call was carried out is not known.
+type AnswerError struct {
+	Method, Path string
+	Err          error
+}
+
+// Error names the call and the cause.
+func (e *AnswerError) Error() string {
+	return "read the answer to " + e.Method + " " + e.Path + ": " + e.Err.Error()
+}
+
+// Unwrap gives the cause.
+func (e *AnswerError) Unwrap() error { return e.Err }
+
 // OAuthError is an answer that is no success, from a route under /oauth2.
 type OAuthError struct {
 	Status     int
@@ -83,7 +98,7 @@ func describe(text, hint string, code countersign.Code, requestID string) string
 func responseError(response *http.Response, rq call) error {
 	body, err := io.ReadAll(io.LimitReader(response.Body, 1<<20))
 	if err != nil {
-		return fmt.Errorf("read the answer to %s %s (%s): %w", rq.method, rq.path, response.Status, err)
+		return &AnswerError{Method: rq.method, Path: rq.path, Err: fmt.Errorf("%s: %w", response.Status, err)}
 	}
 	mediaType, _, _ := mime.ParseMediaType(response.Header.Get("Content-Type"))
 	after := retryAfter(response.Header)

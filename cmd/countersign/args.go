@@ -1,47 +1,14 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"os"
 	"strings"
-
-	"github.com/spf13/cobra"
+	"syscall"
 )
-
-// exactArgs demands these arguments, and says which is missing or too many.
-func exactArgs(names ...string) cobra.PositionalArgs {
-	return func(cmd *cobra.Command, args []string) error {
-		f := &failure{Exit: exitLocal, Next: "usage: " + cmd.UseLine()}
-		switch {
-		case len(args) < len(names):
-			f.What = fmt.Sprintf("`%s` needs %s", cmd.CommandPath(), strings.Join(names[len(args):], " and "))
-		case len(args) > len(names):
-			f.What = fmt.Sprintf("`%s` does not take %q", cmd.CommandPath(), args[len(names)])
-		default:
-			return nil
-		}
-		return f
-	}
-}
-
-// upTo allows one argument, or none.
-func upTo(name string) cobra.PositionalArgs {
-	return func(cmd *cobra.Command, args []string) error {
-		if len(args) <= 1 {
-			return nil
-		}
-		return &failure{Exit: exitLocal, What: fmt.Sprintf("`%s` does not take %q", cmd.CommandPath(), args[1]),
-			Why: "it takes one " + name + "; one with spaces stands in quotes", Next: "usage: " + cmd.UseLine()}
-	}
-}
-
-// checkCount refuses numbers that the daemon would not take; it would read none as its default.
-func checkCount(flag string, n int) error {
-	if n >= 1 && n <= 1000 {
-		return nil
-	}
-	return &failure{Exit: exitLocal, What: fmt.Sprintf("%s: %d is not from 1 to 1000", flag, n)}
-}
 
 // shellWord is s as one word of a shell, for commands that people copy.
 func shellWord(s string) string {
@@ -54,25 +21,79 @@ func shellWord(s string) string {
 	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }
 
-func noArgs(cmd *cobra.Command, args []string) error { return exactArgs()(cmd, args) }
-
 const maxTokenFile = 64 << 10
 
 // readToken reads a token from a file, or from standard input as "-". A final newline is no part of it.
 func (a *app) readToken(path string) (string, error) {
-	var body []byte
-	var err error
-	if path == "-" {
-		body, err = io.ReadAll(io.LimitReader(a.in, maxTokenFile))
-	} else {
-		body, err = readFile(path, maxTokenFile)
-	}
+	body, err := a.readInput(path, maxTokenFile)
 	if err != nil {
 		return "", err
 	}
 	token := strings.TrimSpace(string(body))
 	if token == "" {
-		return "", &failure{Exit: exitLocal, What: "there is no token in " + path}
+		where := path
+		if path == "-" {
+			where = "standard input"
+		}
+		return "", &failure{Exit: exitLocal, What: "there is no token in " + where, Why: "it is empty",
+			Next: "put the token there as it was issued, alone; `countersign token exchange` and `token request` print one"}
 	}
 	return token, nil
+}
+
+// readInput reads a small file whole, or standard input as "-".
+func (a *app) readInput(path string, limit int64) ([]byte, error) {
+	if path != "-" {
+		return readFile(path, limit)
+	}
+	body, err := io.ReadAll(io.LimitReader(a.in, limit+1))
+	switch {
+	case err != nil && errors.Is(err, a.in.ctx.Err()):
+		return nil, err // Ctrl-C
+	case err != nil:
+		return nil, &failure{Exit: exitLocal, What: "can't read standard input", Why: cause(err), err: err,
+			Next: "give it a file or a pipe, or name a file in place of -"}
+	case int64(len(body)) > limit:
+		return nil, &failure{Exit: exitLocal, What: "can't read standard input", Why: fmt.Sprintf("it has more than %d bytes", limit),
+			Next: "give it the file that was meant"}
+	}
+	return body, nil
+}
+
+// readFile reads a small file whole, and says what is wrong with it in the words of a failure.
+func readFile(path string, limit int64) ([]byte, error) {
+	info, err := os.Stat(path)
+	if err == nil && info.Mode().IsRegular() && info.Size() > limit {
+		return nil, &failure{Exit: exitLocal, What: "can't read " + path, Next: "name the file that was meant",
+			Why: fmt.Sprintf("it has %d bytes; at most %d are read", info.Size(), limit)}
+	}
+	if err == nil {
+		var body []byte
+		if body, err = os.ReadFile(path); err == nil {
+			return body, nil
+		}
+	}
+	return nil, &failure{Exit: exitLocal, What: "can't read " + path, Why: cause(err), Next: mendFile(err), err: err}
+}
+
+// mendFile says what to do about a file that can't be read.
+func mendFile(err error) string {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return "is the path right? It counts from the present directory"
+	case errors.Is(err, fs.ErrPermission):
+		return "run this as the file's owner, or let this user read it"
+	case errors.Is(err, syscall.EISDIR):
+		return "name a file, not a directory"
+	}
+	return "look at the file and its file system, then run this again"
+}
+
+// cause strips operation and path from a file error: the failure names them already.
+func cause(err error) string {
+	var pathError *fs.PathError
+	if errors.As(err, &pathError) {
+		return pathError.Err.Error()
+	}
+	return err.Error()
 }

@@ -90,8 +90,9 @@ func (a *app) auditSearch() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				if len(found.Records) == 0 && a.output == "table" {
-					return &failure{Exit: exitNotFound, What: "no record fits"}
+				if len(found.Records) == 0 {
+					return &failure{Exit: exitNotFound, What: "no record fits", Why: "no record of the log is all that was asked for",
+						Next: "ask for less, or for a longer time; `countersign audit tail` prints the newest"}
 				}
 				return a.showRecords(found.Records)
 			})
@@ -120,6 +121,7 @@ func (a *app) instant(flag, s string) (time.Time, error) {
 	t, err := time.Parse(time.RFC3339, s)
 	if err != nil {
 		return time.Time{}, &failure{Exit: exitLocal, What: fmt.Sprintf("%s: %q is neither a time nor a duration", flag, s),
+			Why:  "a time is written as RFC 3339 says, a duration with its unit",
 			Next: "write for example 2026-11-24T09:00:00Z, 1h or 7d"}
 	}
 	return t, nil
@@ -168,6 +170,7 @@ func (a *app) auditVerify() *cobra.Command {
 				err = a.show(report, func(w *tabwriter.Writer) { verification(w, report) })
 				if err == nil && !report.OK {
 					err = &failure{Exit: exitCondition, What: "the audit log is not whole", Details: report.Faults,
+						Why:  "what is listed above does not fit the hashes and signatures: it was changed, or a part was lost",
 						Next: "stop using this daemon, keep a copy of its directory, and compare it with your backups"}
 				}
 				return err

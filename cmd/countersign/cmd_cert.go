@@ -84,7 +84,7 @@ type renewal struct {
 
 func (a *app) renew(ctx context.Context, out string, r renewal) error {
 	if out == "" {
-		return &failure{Exit: exitLocal, What: "which identity?", Next: "countersign cert renew --out DIR"}
+		return &failure{Exit: exitLocal, What: "which identity?", Why: "--out names no directory", Next: "countersign cert renew --out DIR"}
 	}
 	c, old, err := a.connectAs(out)
 	if err != nil {
@@ -286,7 +286,7 @@ func (a *app) caRoot() *cobra.Command {
 				}
 				certs, err := parseCertificates(body)
 				if err != nil {
-					return err
+					return badAnswer(err)
 				}
 				shown := rootsShown{PEM: pemOf(certs...)}
 				for _, cert := range certs {

@@ -52,7 +52,8 @@ So look at another clock first, or run this from another machine.`,
 			if at != "" {
 				var err error
 				if seen, err = time.Parse(time.RFC3339, at); err != nil {
-					return &failure{Exit: exitLocal, What: "--time: " + quoted(at) + " is no time", Next: "write for example 2026-11-24T09:00:00Z"}
+					return &failure{Exit: exitLocal, What: "--time: " + quoted(at) + " is no time",
+						Why: "a time is written as RFC 3339 says, with its zone", Next: "write for example 2026-11-24T09:00:00Z"}
 				}
 			}
 			return a.withDaemon(func(c *client.Client) error {

@@ -23,7 +23,8 @@ what is expected. Uses free ports, contacts loopback only, leaves nothing behind
 				return err
 			}
 			if err := demo.Run(cmd.Context(), demo.Options{Executable: executable, Out: a.out, Keep: keep}); err != nil {
-				return &failure{Exit: exitCondition, What: "the demo did not go as it should", Why: err.Error(), err: err}
+				return &failure{Exit: exitCondition, What: "the demo did not go as it should", Why: err.Error(), err: err,
+					Next: "run it again with --keep, and look at the logs in the directory that it names"}
 			}
 			return nil
 		},

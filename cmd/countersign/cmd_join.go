@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"strings"
 
@@ -56,7 +55,7 @@ func (a *app) joinText(args []string) (string, error) {
 	file := os.Getenv("COUNTERSIGN_JOIN_FILE")
 	switch {
 	case len(args) == 1 && args[0] == "-":
-		body, err := io.ReadAll(io.LimitReader(a.in, maxJoinString+1))
+		body, err := a.readInput("-", maxJoinString+1)
 		return strings.TrimSpace(string(body)), err
 	case len(args) == 1:
 		return args[0], nil
@@ -64,7 +63,7 @@ func (a *app) joinText(args []string) (string, error) {
 		body, err := readFile(file, maxJoinString+1)
 		return strings.TrimSpace(string(body)), err
 	}
-	return "", &failure{Exit: exitLocal, What: "which join string?",
+	return "", &failure{Exit: exitLocal, What: "which join string?", Why: "neither an argument nor COUNTERSIGN_JOIN_FILE names one",
 		Next: "countersign join 'STRING' --out DIR, or - for standard input, or COUNTERSIGN_JOIN_FILE"}
 }
 
@@ -103,12 +102,12 @@ func (a *app) join(ctx context.Context, j joinString, out string, r renewal) err
 func pinnedRoots(cert wire.Certificate, j joinString) error {
 	roots, err := parseCertificates([]byte(cert.Roots))
 	if err != nil {
-		return fmt.Errorf("the daemon's answer holds no roots: %w", err)
+		return badAnswer(fmt.Errorf("its roots: %w", err))
 	}
 	for _, root := range roots {
 		if sha256.Sum256(root.Raw) == j.Fingerprint {
 			return nil
 		}
 	}
-	return &failure{Exit: exitRemote, What: "the daemon's answer does not hold the root that made this token"}
+	return badAnswer(errors.New("it does not hold the root that made this token"))
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto"
 	"crypto/x509"
@@ -127,7 +128,8 @@ func optionalDuration(flag, value string) (time.Duration, error) {
 	}
 	d, err := daemon.ParseDuration(value)
 	if err != nil {
-		return 0, &failure{Exit: exitLocal, What: flag + ": " + err.Error()}
+		return 0, &failure{Exit: exitLocal, What: flag + ": " + quoted(value) + " can't be used", Why: err.Error(),
+			Next: flag + " with a number and its unit, as 90s, 15m, 24h or 30d"}
 	}
 	return d, nil
 }
@@ -322,7 +324,8 @@ func (a *app) statusCommand() *cobra.Command {
 				}
 				err = a.show(status, func(w *tabwriter.Writer) { statusTable(w, status) })
 				if err == nil && !status.Ready {
-					err = &failure{Exit: exitCondition, What: "the daemon is not ready", Why: strings.Join(status.Reasons, "; ")}
+					err = &failure{Exit: exitCondition, What: "the daemon is not ready", Why: cmp.Or(strings.Join(status.Reasons, "; "), "it does not say why"),
+						Next: "mend the reason (docs/operations.md); the daemon's log tells more, and it goes on by itself"}
 				}
 				return err
 			})
@@ -346,11 +349,11 @@ func statusTable(w *tabwriter.Writer, s wire.Status) {
 func (a *app) writeIdentity(dir string, key crypto.Signer, cert wire.Certificate, server, password string) error {
 	chain, err := parseCertificates([]byte(cert.Certificate))
 	if err != nil {
-		return fmt.Errorf("the daemon's answer holds no certificate chain: %w", err)
+		return badAnswer(fmt.Errorf("its certificate chain: %w", err))
 	}
 	roots, err := parseCertificates([]byte(cert.Roots))
 	if err != nil {
-		return fmt.Errorf("the daemon's answer holds no roots: %w", err)
+		return badAnswer(fmt.Errorf("its roots: %w", err))
 	}
 	err = identity.Write(dir, identity.Bundle{
 		Key: key, Chain: chain, Roots: roots, Server: server, Password: password,
@@ -366,7 +369,7 @@ func (a *app) writeIdentity(dir string, key crypto.Signer, cert wire.Certificate
 func newRequest(alg string) (crypto.Signer, []byte, error) {
 	key, err := identity.NewKey(alg)
 	if err != nil {
-		return nil, nil, &failure{Exit: exitLocal, What: err.Error(), Next: "--key P-256 (default), P-384, Ed25519, RSA-2048, RSA-3072 or RSA-4096"}
+		return nil, nil, &failure{Exit: exitLocal, What: "no key can be made", Why: err.Error(), Next: "--key P-256 (default), P-384, Ed25519, RSA-2048, RSA-3072 or RSA-4096"}
 	}
 	csr, err := identity.CSR(key)
 	return key, csr, err

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -59,13 +58,7 @@ func (a *app) policyApply() *cobra.Command {
 
 // readPolicy reads the document and puts the files that it names into it: the daemon opens no path that a policy names.
 func (a *app) readPolicy(path string) ([]byte, error) {
-	var document []byte
-	var err error
-	if path == "-" {
-		document, err = io.ReadAll(io.LimitReader(a.in, maxPolicy+1))
-	} else {
-		document, err = readFile(path, maxPolicy)
-	}
+	document, err := a.readInput(path, maxPolicy)
 	if err != nil {
 		return nil, err
 	}
@@ -76,7 +69,8 @@ func (a *app) readPolicy(path string) ([]byte, error) {
 		return readFile(name, maxPEM)
 	})
 	if err != nil {
-		return nil, err
+		return nil, &failure{Exit: exitLocal, What: "a file that " + path + " names can't be put into it", Why: err.Error(), err: err,
+			Next: "mend ca_file on that line: a file with PEM certificates alone, its path counted from the policy's directory"}
 	}
 	for _, f := range files {
 		if f.Thumbprint != "" {
@@ -100,7 +94,8 @@ func policyFaults(err error, path string) error {
 		f.Details = append(f.Details, faultText(path, fault))
 	}
 	f.What = fmt.Sprintf("%s has %d fault%s; the policy in force stays", path, len(f.Details), plural(len(f.Details)))
-	f.Why, f.Next = "", ""
+	f.Why = "a policy with a fault is never put in force; all of them are listed"
+	f.Next = "mend them, then `countersign policy apply FILE --dry-run`"
 	return f
 }
 
@@ -204,7 +199,7 @@ func (a *app) policyRollback() *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			version, err := strconv.Atoi(args[0])
 			if err != nil || version < 1 {
-				return &failure{Exit: exitLocal, What: quoted(args[0]) + " is no version", Next: "see `countersign policy history`"}
+				return &failure{Exit: exitLocal, What: quoted(args[0]) + " is no version", Why: "versions are counted from 1", Next: "see `countersign policy history`"}
 			}
 			daemon, err := a.connect()
 			if err != nil {
@@ -275,10 +270,27 @@ func (a *app) explainCall(ctx context.Context, rq wire.ExplainRequest) error {
 		return err
 	}
 	if !explanation.Allowed {
-		return &failure{Exit: exitDenied, What: fmt.Sprintf("%s -> %s would be refused", rq.From, rq.To)}
+		return refusedCall(rq, explanation)
 	}
 	a.say("%s -> %s would get a token for %s with scope %q", rq.From, rq.To, time.Duration(explanation.TTL), explanation.Scope)
 	return nil
+}
+
+// refusedCall says in two lines what the trace says in many: the step that failed, and the smallest change.
+func refusedCall(rq wire.ExplainRequest, e wire.Explanation) error {
+	f := &failure{Exit: exitDenied, What: fmt.Sprintf("%s -> %s would be refused", rq.From, rq.To),
+		Why: "the policy in force does not allow it", Next: "`countersign policy show` prints the policy in force"}
+	for _, step := range e.Steps {
+		if step.OK {
+			continue
+		}
+		f.Why = step.Name + ": " + step.Msg
+		if step.Hint != "" {
+			f.Next = step.Hint
+		}
+		break
+	}
+	return f
 }
 
 func mark(ok bool) string {

@@ -131,7 +131,11 @@ func (a *app) serve(ctx context.Context, flags map[string]any, started func(*dae
 // notStarted gives every failure to start the exit code that tells systemd that a restart would not mend it, but for a
 // disk that failed an fsync or is full.
 func notStarted(ctx context.Context, err error) error {
-	f := explain(err)
+	f := explainKnown(err)
+	if f == nil {
+		f = &failure{Exit: exitLocal, What: "the daemon did not start", Why: err.Error(),
+			Next: "mend what the reason names (docs/operations.md says what each part needs), then start it again"}
+	}
 	if ctx.Err() != nil || f.Exit == exitDisk || f.Code != "" && f.Code.Info().Kind == countersign.Unavailable {
 		return err
 	}

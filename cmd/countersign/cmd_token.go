@@ -128,7 +128,8 @@ func (a *app) tokenInspect() *cobra.Command {
 			}
 			token, err := jwt.Parse(text)
 			if err != nil {
-				return &failure{Exit: exitLocal, What: "this is no token that Countersign would read", Why: err.Error()}
+				return &failure{Exit: exitLocal, What: "this is no token that Countersign would read", Why: err.Error(),
+					Next: "give it a compact JWS alone: three parts with dots between, as it was issued"}
 			}
 			header, err := json.Marshal(map[string]string{"alg": token.Alg, "kid": token.KID, "typ": token.Typ})
 			if err != nil {
@@ -243,14 +244,17 @@ func (a *app) daemonTrust(ctx context.Context, issuer string) (*x509.CertPool, s
 func (a *app) verifyToken(ctx context.Context, cfg verify.Config, text string) error {
 	verifier, err := verify.New(cfg)
 	if err != nil {
-		return &failure{Exit: exitLocal, What: "can't verify", Why: err.Error()}
+		return &failure{Exit: exitLocal, What: "can't verify", Why: err.Error(), err: err,
+			Next: "--issuer https://HOST:PORT, as `iss` of the token has it; --audience with the service's name"}
 	}
 	claims, err := verifier.Verify(ctx, text)
 	if err != nil {
-		f := &failure{Exit: exitDenied, What: "the token is not good for " + cfg.Audience, Why: err.Error(), err: err}
+		f := &failure{Exit: exitDenied, What: "the token is not good for " + cfg.Audience, Why: err.Error(), err: err,
+			Next: "`countersign token inspect` shows what it says: compare audience, issuer and times; or get a new one"}
 		var unavailable interface{ Temporary() bool }
 		if errors.As(err, &unavailable) && unavailable.Temporary() {
 			f.Exit, f.What = exitRemote, "the issuer's keys can't be had"
+			f.Next = "does the daemon run, and is " + cfg.Issuer + " its address from here?"
 		}
 		return f
 	}

@@ -4,10 +4,8 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
-	"fmt"
 	"io/fs"
 	"net"
-	"os"
 	"syscall"
 
 	"github.com/countersign/countersign/api/client"
@@ -49,7 +47,8 @@ func checkSocket(dir, socket string) error {
 		return &failure{Exit: exitDenied, What: "the admin socket is closed to this user", Why: err.Error(), err: err,
 			Next: "it serves root and the daemon's own user; others use --server URL --identity DIR"}
 	}
-	return &failure{Exit: exitRemote, What: "the admin socket can't be used", Why: err.Error(), err: err}
+	return &failure{Exit: exitRemote, What: "the admin socket can't be used", Why: err.Error(), err: err,
+		Next: "look at " + socket + ", or use --server URL --identity DIR"}
 }
 
 // connectAs gives a client that authenticates with an identity directory. The server is --server, else the one that the
@@ -69,7 +68,11 @@ func (a *app) connectAs(dir string) (*client.Client, *identity.Identity, error) 
 		}
 	}
 	c, err := client.New(cfg)
-	return c, id, err
+	if err != nil {
+		return nil, nil, &failure{Exit: exitLocal, What: "the daemon's address can't be used", Why: err.Error(), err: err,
+			Next: "--server https://HOST:PORT, the daemon's public address"}
+	}
+	return c, id, nil
 }
 
 func loadIdentity(dir string) (*identity.Identity, error) {
@@ -142,28 +145,4 @@ func parseCertificates(body []byte) ([]*x509.Certificate, error) {
 		return nil, errors.New("there is no certificate in it")
 	}
 	return certs, nil
-}
-
-// readFile reads a small file whole, and says what is wrong with it in the words of a failure.
-func readFile(path string, limit int64) ([]byte, error) {
-	info, err := os.Stat(path)
-	if err == nil && info.Mode().IsRegular() && info.Size() > limit {
-		err = fmt.Errorf("it has %d bytes; at most %d are read", info.Size(), limit)
-	}
-	if err == nil {
-		var body []byte
-		if body, err = os.ReadFile(path); err == nil {
-			return body, nil
-		}
-	}
-	return nil, &failure{Exit: exitLocal, What: "can't read " + path, Why: cause(err), err: err}
-}
-
-// cause strips operation and path from a file error: the failure names them already.
-func cause(err error) string {
-	var pathError *fs.PathError
-	if errors.As(err, &pathError) {
-		return pathError.Err.Error()
-	}
-	return err.Error()
 }

@@ -27,12 +27,19 @@ func main() {
 
 // run is main without the process: what the tests call. It returns the exit code of interfaces.md.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	a := &app{in: untilDone{ctx, stdin}, out: stdout, err: stderr, environ: os.Environ()}
+	out := &output{to: stdout}
+	a := &app{in: untilDone{ctx, stdin}, out: out, err: stderr, environ: os.Environ()}
 	root := a.command()
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
 	if err == nil {
+		err = out.failed()
+	}
+	if err == nil {
 		return exitOK
+	}
+	if a.output == defaultOutput { // its flags may not have been read
+		a.output = outputAsked(args)
 	}
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		return exitInterrupted
@@ -68,7 +75,7 @@ func (u untilDone) Read(p []byte) (int, error) {
 
 // app is one run of the command line.
 type app struct {
-	in       io.Reader
+	in       untilDone
 	out, err io.Writer
 	environ  []string
 
@@ -80,7 +87,10 @@ type app struct {
 	quiet    bool   // --quiet
 }
 
-const defaultDir = "./countersign-data"
+const (
+	defaultDir    = "./countersign-data"
+	defaultOutput = "table"
+)
 
 func (a *app) command() *cobra.Command {
 	root := &cobra.Command{
@@ -108,7 +118,7 @@ New here?  countersign demo     shows a whole chain on this machine, in under 30
 	flags.StringVar(&a.server, "server", a.env("SERVER", ""), "URL of a remote daemon; goes with --identity (COUNTERSIGN_SERVER)")
 	flags.StringVar(&a.identity, "identity", a.env("IDENTITY", ""), "identity directory to authenticate with (COUNTERSIGN_IDENTITY)")
 	flags.StringVar(&a.rootFile, "root", a.env("ROOT", ""), "PEM file with the authority's roots; default: those of --identity (COUNTERSIGN_ROOT)")
-	flags.StringVarP(&a.output, "output", "o", "table", "table, json or yaml")
+	flags.StringVarP(&a.output, "output", "o", defaultOutput, "table, json or yaml")
 	flags.BoolVar(&a.quiet, "quiet", false, "no prose on standard error")
 	root.AddGroup(
 		&cobra.Group{ID: "start", Title: "Start:"},
@@ -118,6 +128,8 @@ New here?  countersign demo     shows a whole chain on this machine, in under 30
 	root.AddCommand(a.startCommands()...)
 	root.AddCommand(a.serviceCommands()...)
 	root.AddCommand(a.operatorCommands()...)
+	root.SetHelpCommand(helpCommand())
+	completions(root)
 	return root
 }
 
@@ -141,24 +153,6 @@ func grouped(id string, commands ...*cobra.Command) []*cobra.Command {
 	return commands
 }
 
-// group is a command that only holds others: alone it shows them, with an unknown one it says so.
-func group(use, short string, commands ...*cobra.Command) *cobra.Command {
-	c := &cobra.Command{Use: use, Short: short}
-	helpOnly(c)
-	c.AddCommand(commands...)
-	return c
-}
-
-func helpOnly(c *cobra.Command) {
-	c.Args = func(cmd *cobra.Command, args []string) error {
-		if len(args) > 0 {
-			return unknownCommand(cmd, args[0])
-		}
-		return nil
-	}
-	c.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
-}
-
 func (a *app) env(name, fallback string) string {
 	if value := os.Getenv("COUNTERSIGN_" + name); value != "" {
 		return value
@@ -176,7 +170,8 @@ func (a *app) checkGlobals(*cobra.Command, []string) error {
 	case "table", "json", "yaml":
 		return nil
 	}
-	return &failure{Exit: exitLocal, What: "unknown output format " + quoted(a.output), Next: "use -o table, -o json or -o yaml"}
+	return &failure{Exit: exitLocal, What: "unknown output format " + quoted(a.output), Why: "there are table, json and yaml",
+		Next: "use -o table, -o json or -o yaml"}
 }
 
 func versionText() string {

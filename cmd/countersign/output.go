@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -11,6 +12,27 @@ import (
 
 	"go.yaml.in/yaml/v3"
 )
+
+// output remembers that standard output could not be written: a command that prints for a long time notices at its end.
+type output struct {
+	to  io.Writer
+	err error
+}
+
+// Write writes, unless an earlier one failed.
+func (o *output) Write(p []byte) (int, error) {
+	if o.err != nil {
+		return 0, o.err
+	}
+	n, err := o.to.Write(p)
+	if err != nil {
+		o.err = &failure{Exit: exitLocal, What: "can't write to standard output", Why: cause(err), err: err,
+			Next: "make space, or send it elsewhere; what the command changed stays changed"}
+	}
+	return n, o.err
+}
+
+func (o *output) failed() error { return o.err }
 
 // show writes data to standard output: as JSON or YAML of v, or, for people, what table writes.
 func (a *app) show(v any, table func(w *tabwriter.Writer)) error {

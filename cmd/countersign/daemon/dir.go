@@ -4,7 +4,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -68,7 +67,7 @@ func (d Dir) Socket() (string, error) {
 	sum := sha256.Sum256([]byte(abs))
 	path = filepath.Join(runtimeDir(), hex.EncodeToString(sum[:8])+".sock")
 	if len(path) > maxSocketPath {
-		return "", fmt.Errorf("%s is too long for a socket path, and so is %s: set XDG_RUNTIME_DIR to a shorter one", abs, path)
+		return "", &SocketPathError{Dir: abs, Fallback: path}
 	}
 	if err := checkOurs(filepath.Dir(path), os.Lstat); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return "", err
@@ -127,4 +126,12 @@ type SharedDirError struct{ Dir string }
 // Error names the directory.
 func (e *SharedDirError) Error() string {
 	return e.Dir + " must be a directory of this user or root that nobody else may write to"
+}
+
+// SocketPathError says that no name of the admin socket is short enough for the kernel.
+type SocketPathError struct{ Dir, Fallback string }
+
+// Error names both paths that were tried.
+func (e *SocketPathError) Error() string {
+	return e.Dir + " is too long for a socket path, and so is " + e.Fallback + ": set XDG_RUNTIME_DIR to a shorter one"
 }

@@ -99,17 +99,29 @@ func (p *parts) openAudit(ctx context.Context) error {
 	return nil
 }
 
+// KEKError says that there is a key-encryption key and that it can't be used. It is never replaced.
+type KEKError struct{ Err error }
+
+// Error says what is wrong with it.
+func (e *KEKError) Error() string { return e.Err.Error() }
+
+// Unwrap gives the cause.
+func (e *KEKError) Unwrap() error { return e.Err }
+
 // openKeys reads the KEK. None is a sealed start; any other trouble with it is an error, and never a new KEK.
 func (p *parts) openKeys(ctx context.Context) error {
 	kek, err := keyring.ReadKEK(string(p.dir))
 	if err != nil && !errors.Is(err, keyring.ErrNoKEK) {
-		return fmt.Errorf("read the key-encryption key: %w", err)
+		return &KEKError{fmt.Errorf("read the key-encryption key: %w", err)}
 	}
 	p.keys, err = keyring.Open(ctx, keyring.Config{
 		Store: p.store, Audit: p.audit, KEK: kek, Now: p.now, Logger: p.log, Registerer: p.registry,
 		Lead: time.Duration(p.cfg.Token.Lead), RotateEvery: time.Duration(p.cfg.Token.Rotate), MaxTTL: maxTokenTTL,
 		Guard: p.clock.Guard,
 	})
+	if errors.Is(err, keyring.ErrKEK) {
+		return &KEKError{err}
+	}
 	if err != nil {
 		return fmt.Errorf("open the keyring: %w", err)
 	}

@@ -327,7 +327,7 @@ func (d *Daemon) unseal(ctx context.Context) error {
 		err = d.keys.Unseal(kek)
 	}
 	if err != nil {
-		return fmt.Errorf("unseal: %w", err)
+		return &KEKError{fmt.Errorf("unseal: %w", err)}
 	}
 	d.log.Info("unsealed")
 	if err := d.record(ctx, "daemon.unsealed", nil); err != nil {
