@@ -17,12 +17,15 @@ import (
 	"github.com/countersign/countersign/storage/bolt"
 )
 
+// noWords is said of errors that nobody thought of; no test may meet it.
+const noWords = "something happened that has no words of its own"
+
 // explain finds words for every kind of error that reaches the command line.
 func explain(err error) *failure {
 	if f := explainKnown(err); f != nil {
 		return f
 	}
-	return &failure{Exit: exitLocal, What: "something happened that has no words of its own", Why: err.Error(), err: err,
+	return &failure{Exit: exitLocal, What: noWords, Why: err.Error(), err: err,
 		Next: "if it happens again, it is a fault of Countersign's: report it with this message and what\n`countersign --version` prints"}
 }
 

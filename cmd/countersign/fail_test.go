@@ -66,7 +66,7 @@ func refused(t *testing.T, code int, args ...string) failure {
 			}
 		}
 		f := forms[i]
-		if err != nil || f.Exit != code || f.What == "" || f.Why == "" || f.Next == "" {
+		if err != nil || f.Exit != code || f.What == "" || f.Why == "" || f.Next == "" || f.What == noWords {
 			t.Errorf("%q -o %s: %v: %s", args, format, err, got.stderr)
 		}
 	}
@@ -101,7 +101,7 @@ func (r result) whole(t *testing.T, code int) {
 			}
 		}
 	}
-	if r.code != code || what < 0 || why < what || next < why {
+	if strings.Contains(r.stderr, noWords) || r.code != code || what < 0 || why < what || next < why {
 		t.Errorf("%q: exit code %d instead of %d, or no what, why and next:\n%s", r.args, r.code, code, r.stderr)
 	}
 }
