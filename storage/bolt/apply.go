@@ -2,7 +2,6 @@ package bolt
 
 import (
 	"context"
-
 	"time"
 
 	"go.etcd.io/bbolt"
@@ -15,14 +14,15 @@ type txn struct {
 	tx      *bbolt.Tx
 	now     time.Time
 	rev     uint64
+	sums    sums
 	dirty   bool
 	spoiled error
 	buckets map[string]*bbolt.Bucket
 	changed map[string]bool // tables
 }
 
-func newTxn(tx *bbolt.Tx, now time.Time, rev uint64) *txn {
-	return &txn{tx: tx, now: now, rev: rev, buckets: map[string]*bbolt.Bucket{}, changed: map[string]bool{}}
+func newTxn(tx *bbolt.Tx, now time.Time, rev uint64, s sums) *txn {
+	return &txn{tx: tx, now: now, rev: rev, sums: s, buckets: map[string]*bbolt.Bucket{}, changed: map[string]bool{}}
 }
 
 // Apply does all of ops or nothing. The conditions are judged in the state before the first of them; see [storage.Store].
@@ -95,15 +95,24 @@ func (t *txn) put(op storage.Op, rev storage.Rev, old record) {
 			t.write(expiryBucket, expiryKey(op.Table, expires, op.Key), []byte{})
 		}
 	}
-	r := record{rev: rev, expires: expires, value: op.Value}
-	t.write(op.Table, []byte(op.Key), encodeRecord(op.Table, op.Key, r))
+	encoded := encodeRecord(op.Table, op.Key, record{rev: rev, expires: expires, value: op.Value})
+	if raw := t.get(op.Table, op.Key); raw != nil {
+		t.sums.record(raw)
+	} else {
+		t.sums.key(op.Table, op.Key)
+	}
+	t.write(op.Table, []byte(op.Key), encoded)
+	t.sums.record(encoded)
 	t.changed[op.Table] = true
 }
 
 func (t *txn) remove(table, key string, expires int64) {
-	if t.get(table, key) == nil {
+	raw := t.get(table, key)
+	if raw == nil {
 		return
 	}
+	t.sums.record(raw)
+	t.sums.key(table, key)
 	t.unindex(table, key, expires)
 	t.spoil(t.bucket(table).Delete([]byte(key)))
 	t.dirty = true
@@ -156,9 +165,9 @@ func (t *txn) spoil(err error) {
 	}
 }
 
+// saveRev writes the last revision and the seal. Each commit ends with it.
 func (t *txn) saveRev() error {
-
-	r := record{rev: storage.Rev(t.rev), expires: never}
+	r := record{rev: storage.Rev(t.rev), expires: never, value: seal{txid: uint64(t.tx.ID()), sums: t.sums}.encode()} //nolint:gosec // counts up from 0
 	t.write(metaBucket, []byte(revKey), encodeRecord(metaBucket, revKey, r))
 	return t.spoiled
 }

@@ -3,8 +3,9 @@
 // It never answers a write before its fdatasync, nor a read whose commit isn't durable yet. It never retries a failed
 // fsync, never hands out a record whose checksum does not fit, and never repairs a damaged file: it refuses.
 //
-// What it can promise of a file that lost bits: no value that was not written under its key, by its table. It can't see
-// a record that is missing, nor an older copy of a whole page that a damaged branch points to; absence must not mean yes.
+// What it can promise of a file that lost bits: no value that was not written under its key, by its table; and, when it is
+// opened, that no record is missing and, unless others are damaged, none is older than the last commit: by the seal that
+// each commit writes. A file that loses bits while it is open may lack records; absence must not mean yes.
 //
 // Read transactions are short, because bbolt frees no page that an open one might see, and waits for them when it maps a
 // larger file. Only [Store.Backup] holds one for long, as long as copying the file takes.
@@ -57,6 +58,7 @@ type Store struct {
 	gate    gate
 	changes changes
 	rev     uint64        // the last revision given out; the writer's own
+	sums    sums          // of the seal; the writer's own
 	full    atomic.Bool   // the last commit met a full disk; only to log the change
 	fatal   sync.Once     // guards onFatal
 	stopped chan struct{} // closed when the writer has ended
@@ -93,7 +95,7 @@ func Open(cfg Config) (*Store, error) {
 	if err := create(path); err != nil {
 		return nil, fmt.Errorf("create store %s: %w", path, err)
 	}
-	if s.db, err = open(path, cfg.LockTimeout); err != nil {
+	if s.db, s.sums, err = open(path, cfg.LockTimeout); err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
 	if err := s.load(path); err != nil {
@@ -123,7 +125,7 @@ func create(path string) error {
 	if err != nil {
 		return err
 	}
-	err = db.Update(func(tx *bbolt.Tx) error { return newTxn(tx, time.Time{}, 0).saveRev() })
+	err = db.Update(func(tx *bbolt.Tx) error { return newTxn(tx, time.Time{}, 0, sums{}).saveRev() })
 	if err = errors.Join(err, db.Close()); err != nil {
 		return err
 	}
@@ -154,7 +156,7 @@ func options(timeout time.Duration) *bbolt.Options {
 
 // open locks and checks the file before bbolt reads it, because bbolt walks it in a goroutine of its own, where a
 // damaged page ends the process.
-func open(path string, timeout time.Duration) (db *bbolt.DB, err error) {
+func open(path string, timeout time.Duration) (db *bbolt.DB, found sums, err error) {
 	var file *os.File
 	defer func() {
 		if err != nil && file != nil {
@@ -172,12 +174,13 @@ func open(path string, timeout time.Duration) (db *bbolt.DB, err error) {
 		if err := lock(f, timeout); err != nil {
 			return nil, err
 		}
-		if err := checkStructure(f); err != nil {
+		if found, err = checkStructure(f); err != nil {
 			return nil, fmt.Errorf("%s: %w", name, err)
 		}
 		return f, nil
 	}
-	return bbolt.Open(path, 0o600, o)
+	db, err = bbolt.Open(path, 0o600, o)
+	return db, found, err
 }
 
 // load reads the counter of revisions and the last transaction.

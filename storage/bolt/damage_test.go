@@ -18,14 +18,15 @@ import (
 	"github.com/countersign/countersign/storage/bolt"
 )
 
-// tamper changes the file behind the engine's back, with its checksums of pages in order.
+// tamper changes the file behind the engine's back, with the pages in order and the seal of its transaction.
 func tamper(t *testing.T, path string, change func(tx *bbolt.Tx) error) {
 	t.Helper()
 	db, err := bbolt.Open(path, 0o600, &bbolt.Options{NoFreelistSync: true, FreelistType: bbolt.FreelistMapType})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(db.Update(change), db.Close()); err != nil {
+	err = db.Update(func(tx *bbolt.Tx) error { return errors.Join(change(tx), bolt.Reseal(tx)) })
+	if err := errors.Join(err, db.Close()); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -43,7 +43,7 @@ func FuzzPages(f *testing.F) {
 	f.Add(sound[:9000])
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, data []byte) {
-		if err := checkPages(data); err != nil && !errors.Is(err, storage.ErrCorrupt) {
+		if _, err := checkPages(data); err != nil && !errors.Is(err, storage.ErrCorrupt) {
 			t.Errorf("got %v, want ErrCorrupt", err)
 		}
 	})

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
+	"hash/fnv"
 	"math"
 	"time"
 
@@ -118,6 +119,56 @@ func splitExpiryKey(table string, b []byte) (expires int64, key string, ok bool)
 	}
 	b = b[len(table)+1:]
 	return int64(binary.BigEndian.Uint64(b) ^ 1<<63), string(b[8:]), true //nolint:gosec // see expiryKey
+}
+
+// storedSum is the checksum that an encoded record holds, whether or not it fits.
+func storedSum(b []byte) uint64 {
+	if len(b) < revAt {
+		return 0
+	}
+	return binary.BigEndian.Uint64(b[sumAt:])
+}
+
+// sums are, by exclusive or, of all records of all tables: the hashes of their tables and keys, and the checksums that they
+// hold. A record that is missing, one too many, or a key that changed is seen in the first, whatever else is damaged; an
+// older copy of a page in the second.
+type sums struct{ keys, records uint64 }
+
+func (s *sums) key(table, key string) {
+	h := fnv.New64a()
+	h.Write([]byte(table + "\x00" + key)) // never fails
+	s.keys ^= h.Sum64()
+}
+
+func (s *sums) record(encoded []byte) { s.records ^= storedSum(encoded) }
+
+// A seal is the value of the record of the last revision: the transaction that wrote it, and the sums. An older copy of the
+// seal names another transaction than the meta page does, which has a checksum of its own.
+type seal struct {
+	txid uint64
+	sums sums
+}
+
+const sealSize = 24
+
+func (s seal) encode() []byte {
+	b := binary.BigEndian.AppendUint64(nil, s.txid)
+	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(b, s.sums.keys), s.sums.records)
+}
+
+// decodeSeal reads the record of the last revision.
+func decodeSeal(raw []byte) (seal, error) {
+	r, err := decodeRecord(metaBucket, revKey, raw)
+	if err != nil {
+		return seal{}, err
+	}
+	if len(r.value) != sealSize {
+		return seal{}, fmt.Errorf("%w: the store has no seal", storage.ErrCorrupt)
+	}
+	return seal{
+		txid: binary.BigEndian.Uint64(r.value),
+		sums: sums{keys: binary.BigEndian.Uint64(r.value[8:]), records: binary.BigEndian.Uint64(r.value[16:])},
+	}, nil
 }
 
 // loadRev reads the last revision given out. It is a checksummed record: a counter that went back would repeat itself.

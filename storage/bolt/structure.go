@@ -28,41 +28,81 @@ type structure struct {
 
 	table       string // whose bucket is walked
 	seen, known int    // its records, and whether one of them was found to be of that table
+
+	sums    sums
+	seal    []byte // the record that holds it, nil: none was found
+	decode  bool   // whether each record is held to its checksum, which takes time
+	damaged int    // records that do not fit theirs, if decode
 }
 
 // checkStructure walks the whole file as bbolt will: each page in bounds, of the kind expected and used once, each
 // element within its page, keys in order. Both meta pages must be whole: bbolt would go on with the older one, and that
 // would take back the last commit. (A meta page is written in one sector, a crash does not tear it.)
-func checkStructure(file *os.File) (err error) {
+func checkStructure(file *os.File) (found sums, err error) {
 	info, err := file.Stat()
 	if err != nil {
-		return err
+		return sums{}, err
 	}
 	if info.Size() < 4*1024 {
-		return fmt.Errorf("%w: the file has only %d bytes", storage.ErrCorrupt, info.Size())
+		return sums{}, fmt.Errorf("%w: the file has only %d bytes", storage.ErrCorrupt, info.Size())
 	}
 	data, err := syscall.Mmap(int(file.Fd()), 0, int(info.Size()), syscall.PROT_READ, syscall.MAP_SHARED)
 	if err != nil {
-		return fmt.Errorf("map: %w", err)
+		return sums{}, fmt.Errorf("map: %w", err)
 	}
 	defer func() { err = errors.Join(err, syscall.Munmap(data)) }()
 	return checkPages(data)
 }
 
-// checkPages walks the pages of a file; the map of a file that is cut off meanwhile faults.
-func checkPages(data []byte) (err error) {
+// checkPages walks the pages of a file and gives the sums of what is there; the map of a file that is cut off
+// meanwhile faults.
+func checkPages(data []byte) (found sums, err error) {
 	defer protect(&err)()
 	s := structure{data: data}
 	if s.meta, err = readMetas(data); err != nil {
-		return err
+		return sums{}, err
 	}
 	if s.meta.hwm > uint64(len(data))/s.meta.pageSize {
-		return fmt.Errorf("%w: the file is cut off", storage.ErrCorrupt)
+		return sums{}, fmt.Errorf("%w: the file is cut off", storage.ErrCorrupt)
 	}
+	if err := s.all(); err != nil || s.seal == nil {
+		return sums{}, err // a file without a last revision is refused when that is read
+	}
+	return s.sums, s.unseal()
+}
+
+// all walks the whole file.
+func (s *structure) all() error {
 	s.visited = make([]uint64, s.meta.hwm/64+1)
 	s.visited[0] = 3 // the meta pages
-	_, err = s.walk(s.meta.root, nil, nil, 0, true)
+	_, err := s.walk(s.meta.root, nil, nil, 0, true)
 	return err
+}
+
+// unseal holds what the walk found to the seal. A record that does not fit its checksum may have lost its part of the sum:
+// it is refused when it is read, and the seal is no reason to refuse all the others.
+func (s *structure) unseal() error {
+	want, err := decodeSeal(s.seal)
+	if err != nil {
+		return err
+	}
+	if want.txid != s.meta.txid {
+		return fmt.Errorf("%w: the seal is of transaction %d, the file of %d", storage.ErrCorrupt, want.txid, s.meta.txid)
+	}
+	if s.sums == want.sums {
+		return nil
+	}
+	if s.sums.keys != want.sums.keys {
+		return fmt.Errorf("%w: records are missing, or have another key than they were written with", storage.ErrCorrupt)
+	}
+	again := structure{data: s.data, meta: s.meta, decode: true}
+	if err := again.all(); err != nil {
+		return err
+	}
+	if again.damaged == 0 {
+		return fmt.Errorf("%w: records are older than the last commit", storage.ErrCorrupt)
+	}
+	return nil
 }
 
 // page checks the header of page id and gives the whole page.
@@ -177,14 +217,35 @@ func (s *structure) leaf(page []byte, least, limit []byte, top bool) (last []byt
 			if err := s.bucket(string(key), value); err != nil {
 				return nil, err
 			}
-		} else if s.seen++; s.known == 0 {
-			if _, err := decodeRecord(s.table, string(key), value); err == nil {
-				s.known = 1
-			}
+		} else {
+			s.record(string(key), value)
 		}
 		last = key
 	}
 	return last, nil
+}
+
+// record notes one record of the table that is walked.
+func (s *structure) record(key string, value []byte) {
+	s.seen++
+	switch s.table {
+	case metaBucket:
+		if key == revKey {
+			s.seal = value
+		}
+	case expiryBucket: // an index; Prune holds it to the records
+	default:
+		s.sums.record(value)
+		s.sums.key(s.table, key)
+		if !s.decode && s.known > 0 {
+			return
+		}
+		if _, err := decodeRecord(s.table, key, value); err == nil {
+			s.known = 1
+		} else {
+			s.damaged++
+		}
+	}
 }
 
 // bucket checks the tree of a table, and that its records are of that table: under a name that is damaged they would be

@@ -88,7 +88,7 @@ func (s *Store) commit(group []*request) error {
 	if err != nil {
 		return fmt.Errorf("begin: %w", err)
 	}
-	t := newTxn(tx, s.now(), s.rev)
+	t := newTxn(tx, s.now(), s.rev, s.sums)
 	id := tx.ID()
 	err = s.evaluate(t, group)
 	if err == nil && t.dirty {
@@ -105,6 +105,7 @@ func (s *Store) commit(group []*request) error {
 	case err != nil:
 		return s.judge(err)
 	case t.dirty:
+		s.sums = t.sums
 		s.gate.move(id, nil)
 		s.changes.announce(t.changed)
 	}
