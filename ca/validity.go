@@ -37,7 +37,7 @@ func validity(now time.Time, ttl time.Duration, issuer *x509.Certificate) (notBe
 		return time.Time{}, time.Time{}, countersign.Errorf(countersign.CodeIssuerExpiring,
 			"the issuing certificate ends at %s, so that less than half of the %s asked for is left",
 			notAfter.Format(time.RFC3339), ttl).
-			WithHint("`countersign ca rotate` makes a new intermediate; until then ask for a shorter lifetime")
+			WithHint("ask for a shorter lifetime, as with --ttl; this version has no command that makes a new intermediate")
 	}
 	return notBefore, notAfter, nil
 }

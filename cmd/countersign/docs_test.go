@@ -32,6 +32,9 @@ func blocks(t *testing.T, path string) []block {
 	var open *block
 	for n, line := range strings.Split(string(body), "\n") {
 		language, fence := strings.CutPrefix(line, "```")
+		if trimmed := strings.TrimSpace(line); !fence && (strings.HasPrefix(trimmed, "```") || strings.HasPrefix(trimmed, "~~~")) {
+			t.Errorf("%s:%d: a fence that this test does not see as one", path, n+1)
+		}
 		switch {
 		case fence && open == nil:
 			open = &block{language: language, line: n + 1}
