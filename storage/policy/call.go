@@ -152,11 +152,11 @@ func (d *decoder) needs(at *place, s *scope) (whole bool) {
 func checkScope(s string) (string, error) {
 	switch {
 	case s == "":
-		return "", fmt.Errorf("a scope is empty")
+		return "name a scope, or remove the item", fmt.Errorf("a scope is empty")
 	case s == anyUser:
 		return "write `needs: any-user`, on a call of an entry point", fmt.Errorf("any-user is no scope")
 	case len(s) > maxScope:
-		return "", fmt.Errorf("the scope %s has %d bytes; at most %d are allowed", quoted(s), len(s), maxScope)
+		return "choose a shorter name", fmt.Errorf("the scope %s has %d bytes; at most %d are allowed", quoted(s), len(s), maxScope)
 	}
 	for i := range len(s) {
 		if c := s[i]; c <= ' ' || c > '~' || c == '"' || c == '\\' {

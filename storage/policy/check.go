@@ -78,7 +78,7 @@ func (d *decoder) checkServices(doc *document, issuers map[string]*issuer) map[s
 func (d *decoder) checkID(s *service) {
 	id, err := countersign.NewServiceID(d.env.TrustDomain, s.name.v)
 	if err != nil {
-		d.fault(s.name.at, "", "the service can't have an ID: %s", err)
+		d.fault(s.name.at, "choose a shorter name", "the service can't have an ID: %s", err)
 	}
 	s.out.ID = id
 }

@@ -110,7 +110,7 @@ func (d *decoder) items(at *place, limit int) ([]*place, bool) {
 		return nil, false
 	}
 	if n := len(at.node.Content); n > limit {
-		d.fault(at, "", "`%s` has %d items; at most %d are allowed", at.key, n, limit)
+		d.fault(at, fmt.Sprintf("keep %d of them", limit), "`%s` has %d items; at most %d are allowed", at.key, n, limit)
 		return nil, false
 	}
 	list := make([]*place, 0, len(at.node.Content))
@@ -126,7 +126,7 @@ func (d *decoder) text(at *place) told[string] {
 	switch {
 	case n.Style&yaml.TaggedStyle != 0: // told by checkTree
 	case n.Kind != yaml.ScalarNode:
-		d.fault(at, "", "%s must be a text, not %s", at.name(), kindName(n))
+		d.fault(at, "write one value", "%s must be a text, not %s", at.name(), kindName(n))
 	case n.ShortTag() == "!!str" || n.Style&(yaml.SingleQuotedStyle|yaml.DoubleQuotedStyle) != 0:
 		return told[string]{v: n.Value, at: at, ok: true}
 	case n.ShortTag() == "!!null":
@@ -180,7 +180,7 @@ func isOneOf(what string, words []string) func(string) (string, error) {
 				return "", nil
 			}
 		}
-		hint := ""
+		hint := "write one of these"
 		if near := countersign.Nearest(s, words); near != "" {
 			hint = fmt.Sprintf("did you mean `%s`?", near)
 		}
@@ -191,7 +191,7 @@ func isOneOf(what string, words []string) func(string) (string, error) {
 // truth reads true or false, and none of YAML's other spellings.
 func (d *decoder) truth(at *place) bool {
 	if at.node.Kind != yaml.ScalarNode || at.node.ShortTag() != "!!bool" || at.node.Value != "true" && at.node.Value != "false" {
-		d.fault(at, "", "`%s` must be true or false", at.key)
+		d.fault(at, fmt.Sprintf("write `%s: true`, or leave the key out", cut(at.key)), "`%s` must be true or false", at.key)
 		return false
 	}
 	return at.node.Value == "true"
@@ -202,9 +202,9 @@ func (d *decoder) number(at *place, least, most int) int {
 	n, err := strconv.Atoi(at.node.Value)
 	switch {
 	case at.node.Kind != yaml.ScalarNode || at.node.ShortTag() != "!!int" || err != nil || strconv.Itoa(n) != at.node.Value:
-		d.fault(at, "", "`%s` must be a whole number between %d and %d", at.key, least, most)
+		d.fault(at, "write it in digits, without quotes", "`%s` must be a whole number between %d and %d", at.key, least, most)
 	case n < least || n > most:
-		d.fault(at, "", "`%s` must be between %d and %d, not %d", at.key, least, most, n)
+		d.fault(at, fmt.Sprintf("write `%s: %d`", cut(at.key), max(least, min(n, most))), "`%s` must be between %d and %d, not %d", at.key, least, most, n)
 	default:
 		return n
 	}
@@ -217,15 +217,15 @@ func (d *decoder) duration(at *place, least, most time.Duration) time.Duration {
 	span, err := time.ParseDuration(n.Value)
 	switch {
 	case n.Kind != yaml.ScalarNode:
-		d.fault(at, "", "`%s` must be a duration, not %s", at.key, kindName(n))
+		d.fault(at, durationHint(""), "`%s` must be a duration, not %s", at.key, kindName(n))
 	case n.ShortTag() == "!!int" || n.ShortTag() == "!!float":
 		d.fault(at, fmt.Sprintf("write %ss, %sm or %sh", cut(n.Value), cut(n.Value), cut(n.Value)), "`%s` is a duration and needs a unit", at.key)
 	case err != nil:
 		d.fault(at, durationHint(n.Value), "`%s` is no duration: %s", at.key, quoted(n.Value))
 	case span%time.Second != 0:
-		d.fault(at, "", "`%s` must be whole seconds, not %s", at.key, span)
+		d.fault(at, durationHint(""), "`%s` must be whole seconds, not %s", at.key, span)
 	case span < least || span > most:
-		d.fault(at, "", "`%s` must be between %s and %s, not %s", at.key, short(least), short(most), short(span))
+		d.fault(at, fmt.Sprintf("write `%s: %s`", cut(at.key), short(max(least, min(span, most)))), "`%s` must be between %s and %s, not %s", at.key, short(least), short(most), short(span))
 	default:
 		return span
 	}

@@ -233,9 +233,9 @@ func checkAudience(s string) (string, error) {
 	case s == "":
 		return "write what stands in `aud` of tokens that are meant for this service", fmt.Errorf("an audience is empty")
 	case len(s) > maxAudience:
-		return "", fmt.Errorf("the audience %s has %d bytes; at most %d are allowed", quoted(s), len(s), maxAudience)
+		return "ask the issuer for a shorter one", fmt.Errorf("the audience %s has %d bytes; at most %d are allowed", quoted(s), len(s), maxAudience)
 	case !plain(s):
-		return "", fmt.Errorf("the audience %s holds characters that do not print", quoted(s))
+		return "write it as it stands in `aud`, in plain text", fmt.Errorf("the audience %s holds characters that do not print", quoted(s))
 	}
 	return "", nil
 }

@@ -42,7 +42,7 @@ func FuzzParse(f *testing.F) {
 			t.Fatal("not deterministic")
 		}
 		for _, fault := range faults {
-			if fault.Line < 1 || fault.Column < 1 || fault.Msg == "" || fault.Line > 1+bytes.Count(doc, []byte("\n")) {
+			if fault.Line < 1 || fault.Column < 1 || fault.Msg == "" || fault.Hint == "" || fault.Line > 1+bytes.Count(doc, []byte("\n")) {
 				t.Fatalf("%+v", fault)
 			}
 		}

@@ -164,7 +164,7 @@ func checkTokenKind(s string) (string, error) {
 func checkAlgorithm(s string) (string, error) {
 	switch {
 	case strings.EqualFold(s, "none"):
-		return "", fmt.Errorf("the algorithm none is never allowed: such tokens are not signed")
+		return "use one of " + strings.Join(algorithms(), ", "), fmt.Errorf("the algorithm none is never allowed: such tokens are not signed")
 	case len(s) > 1 && strings.EqualFold(s[:2], "HS"):
 		return "use one of " + strings.Join(algorithms(), ", "), fmt.Errorf("the algorithm %s is never allowed: whoever can verify such a token can make one", quoted(s))
 	}
@@ -174,11 +174,11 @@ func checkAlgorithm(s string) (string, error) {
 func checkCarry(s string) (string, error) {
 	switch {
 	case s == "":
-		return "", fmt.Errorf("a claim's name is empty")
+		return "name a claim, or remove the item", fmt.Errorf("a claim's name is empty")
 	case len(s) > maxClaim:
-		return "", fmt.Errorf("the claim %s has %d bytes; at most %d are allowed", quoted(s), len(s), maxClaim)
+		return "let the issuer assert it under a shorter name", fmt.Errorf("the claim %s has %d bytes; at most %d are allowed", quoted(s), len(s), maxClaim)
 	case !plain(s):
-		return "", fmt.Errorf("the claim %s holds characters that do not print", quoted(s))
+		return "let the issuer assert it under a name in plain text", fmt.Errorf("the claim %s holds characters that do not print", quoted(s))
 	case countersign.ReservedClaim(s):
 		return "let the issuer assert it under another name", fmt.Errorf("the claim %s can't be carried: it has a meaning of its own in every token", quoted(s))
 	}
@@ -196,7 +196,7 @@ func (d *decoder) url(at *place, s string) bool {
 	what, hint := "", ""
 	switch {
 	case len(s) > maxURL:
-		what = fmt.Sprintf("has %d bytes; at most %d are allowed", len(s), maxURL)
+		what, hint = fmt.Sprintf("has %d bytes; at most %d are allowed", len(s), maxURL), "an issuer needs a shorter URL"
 	case err != nil || !plain(s) || strings.ContainsAny(s, " \\") || u.Host == "" || u.Opaque != "" || u.Hostname() == "":
 		what, hint = "is no absolute URL", "write it as https://host/path"
 	case u.Scheme != "https" && (u.Scheme != "http" || !loopback(u.Hostname())):
@@ -229,6 +229,7 @@ func loopback(host string) bool {
 // otherwise be kept in every version of the policy.
 func parseRoots(s string) (roots string, hint string, err error) {
 	const how = "`countersign policy apply` puts the file's contents in its place"
+	const onlyCerts = "leave in the file only the certificates of the CAs that this issuer's own one comes from"
 	if !strings.Contains(s, "-----BEGIN ") {
 		return "", how, errors.New("`ca_file` must hold certificates (PEM): the daemon opens no path that a policy names")
 	}
@@ -240,13 +241,13 @@ func parseRoots(s string) (roots string, hint string, err error) {
 			break
 		}
 		if block.Type != "CERTIFICATE" {
-			return "", "", fmt.Errorf("`ca_file` holds a %s; only certificates may stand there", cut(block.Type))
+			return "", onlyCerts, fmt.Errorf("`ca_file` holds a %s; only certificates may stand there", cut(block.Type))
 		}
 		if _, err := x509.ParseCertificate(block.Bytes); err != nil {
-			return "", "", fmt.Errorf("certificate %d of `ca_file` can't be read", count+1)
+			return "", onlyCerts, fmt.Errorf("certificate %d of `ca_file` can't be read", count+1)
 		}
 		if count++; count > maxRoots {
-			return "", "", fmt.Errorf("`ca_file` holds more than %d certificates", maxRoots)
+			return "", onlyCerts, fmt.Errorf("`ca_file` holds more than %d certificates", maxRoots)
 		}
 		out.Write(pem.EncodeToMemory(&pem.Block{Type: block.Type, Bytes: block.Bytes}))
 	}
@@ -276,7 +277,7 @@ func (d *decoder) dnsName(s string) (string, error) {
 	case s != lower:
 		return "write " + cut(lower), fmt.Errorf("the DNS name %s must be in lower case and without a final dot", quoted(s))
 	case countersign.CheckTrustDomain(s) != nil:
-		return "", fmt.Errorf("%s is no DNS name: labels of a-z, 0-9 and inner hyphens, with single dots between them, at most 253 bytes", quoted(s))
+		return "write it as orders.shop.internal", fmt.Errorf("%s is no DNS name: labels of a-z, 0-9 and inner hyphens, with single dots between them, at most 253 bytes", quoted(s))
 	}
 	return "", nil
 }

@@ -49,16 +49,12 @@ type Fault struct {
 	Column int    `json:"column"` // from 1, in characters
 	Path   string `json:"path"`   // as "calls[2].scopes[0].needs[1]"; "" is the document
 	Msg    string `json:"msg"`    // what is wrong and why
-	Hint   string `json:"hint,omitempty"`
+	Hint   string `json:"hint"`   // what to do about it
 }
 
 // String is the fault as compilers print them, without the name of the file.
 func (f Fault) String() string {
-	s := fmt.Sprintf("%d:%d: %s", f.Line, f.Column, f.Msg)
-	if f.Hint != "" {
-		s += " (" + f.Hint + ")"
-	}
-	return s
+	return fmt.Sprintf("%d:%d: %s (%s)", f.Line, f.Column, f.Msg, f.Hint)
 }
 
 // Parse reads and checks a document. It is pure and deterministic, and its time and memory are bounded by MaxDocument.

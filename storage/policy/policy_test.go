@@ -62,6 +62,11 @@ func TestGoldenFaults(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
+		for _, f := range faults {
+			if f.Hint == "" {
+				t.Errorf("%s.yaml: %s says not what to do", name, f)
+			}
+		}
 		if diff := cmp.Diff(string(testdata(t, name+".golden")), got); diff != "" {
 			t.Errorf("%s.yaml (-want +got):\n%s", name, diff)
 		}

@@ -69,9 +69,9 @@ func checkSubject(s string) (string, error) {
 	case s == "":
 		return "write what stands in `sub` of the workload's tokens", fmt.Errorf("the subject is empty")
 	case len(s) > maxSubject:
-		return "", fmt.Errorf("the subject %s has %d bytes; at most %d are allowed", quoted(s), len(s), maxSubject)
+		return "ask the issuer for a shorter one", fmt.Errorf("the subject %s has %d bytes; at most %d are allowed", quoted(s), len(s), maxSubject)
 	case !plain(s):
-		return "", fmt.Errorf("the subject %s holds characters that do not print", quoted(s))
+		return "write it as it stands in `sub`, in plain text", fmt.Errorf("the subject %s holds characters that do not print", quoted(s))
 	}
 	return "", nil
 }

@@ -13,6 +13,8 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
+const nestingHint = "a right policy is never nested deeper than 6: look for a bracket that is not closed"
+
 // readYAML gives the root of the one document that doc holds. What the YAML library would misread or count otherwise
 // than an editor does is refused first, so that the lines and columns of faults are those that the author sees.
 func readYAML(doc []byte, found *faults) (*yaml.Node, bool) {
@@ -26,7 +28,7 @@ func readYAML(doc []byte, found *faults) (*yaml.Node, bool) {
 		return nil, false
 	}
 	if line, column := nesting(doc); line > 0 {
-		found.add(Fault{Line: line, Column: column, Msg: fmt.Sprintf("this is nested more than %d deep", maxDepth)})
+		found.add(Fault{Line: line, Column: column, Msg: fmt.Sprintf("this is nested more than %d deep", maxDepth), Hint: nestingHint})
 		return nil, false
 	}
 	reader := yaml.NewDecoder(bytes.NewReader(doc))
@@ -147,7 +149,7 @@ func checkNode(n *yaml.Node, depth int) Fault {
 	fault := Fault{Line: n.Line, Column: n.Column}
 	switch {
 	case depth > maxDepth:
-		fault.Msg = fmt.Sprintf("this is nested more than %d deep", maxDepth)
+		fault.Msg, fault.Hint = fmt.Sprintf("this is nested more than %d deep", maxDepth), nestingHint
 	case n.Kind == yaml.AliasNode:
 		fault.Msg, fault.Hint = "an alias (`*…`) is not allowed in a policy", "write the value out"
 	case n.Anchor != "":
