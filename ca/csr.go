@@ -19,8 +19,9 @@ import (
 )
 
 const (
-	maxCSR   = 128 << 10 // bytes of PEM
-	maxNames = 100       // that a request may ask for
+	maxCSR      = 128 << 10 // bytes of PEM
+	maxNames    = 100       // that a request may ask for
+	maxElements = 1000      // of ASN.1: maxNames, a long subject, and what tools add of their own are about 200
 )
 
 // allKeyTypes are those that may be certified at all; a service's policy may allow fewer.
@@ -86,11 +87,34 @@ func decodeCSR(body []byte) (*x509.CertificateRequest, error) {
 	if len(bytes.TrimSpace(rest)) > 0 {
 		return nil, countersign.Errorf(countersign.CodeCSR, "there is something after the certificate request; send one, alone")
 	}
+	if elements(block.Bytes, maxElements+1) == 0 {
+		return nil, countersign.Errorf(countersign.CodeCSR, "the certificate request holds over %d elements; at most %d names are read", maxElements, maxNames).
+			WithHint("names come from the policy; send a request without any")
+	}
 	req, err := x509.ParseCertificateRequest(block.Bytes)
 	if err != nil {
 		return nil, countersign.Errorf(countersign.CodeCSR, "the certificate request can't be parsed").Because(err)
 	}
 	return req, nil
+}
+
+// elements takes from left one for each ASN.1 element in der, those inside of others and of octet strings too, and stops
+// at 0. It costs no memory, where crypto/x509 makes of 10,000 names a hundred times what they have as bytes; what it can't
+// read it leaves to crypto/x509, which reads no further either.
+func elements(der []byte, left int) int {
+	for len(der) > 0 && left > 0 {
+		var e asn1.RawValue
+		rest, err := asn1.Unmarshal(der, &e)
+		if err != nil {
+			return left
+		}
+		left--
+		if e.IsCompound || e.Class == asn1.ClassUniversal && e.Tag == asn1.TagOctetString {
+			left = elements(e.Bytes, left) // not deeper than left
+		}
+		der = rest
+	}
+	return left
 }
 
 // checkKey tells the key's type if it is one of allowed and not known to be weak.

@@ -125,6 +125,39 @@ func rsaRequest(t *testing.T, bits int) []byte {
 	return request(t, key)
 }
 
+// What a request holds is counted before crypto/x509 makes objects of it, wherever it stands.
+func TestElements(t *testing.T) {
+	key := newKey(t, "")
+	left := func(r x509.CertificateRequest) int {
+		block, _ := pem.Decode(asking(t, key, &r))
+		return elements(block.Bytes, maxElements+1)
+	}
+	names := make([]string, maxNames)
+	for i := range names {
+		names[i] = fmt.Sprintf("n%d.%s", i, strings.Repeat("a.", 50))
+	}
+	if got := left(x509.CertificateRequest{DNSNames: names}); got < maxElements/2 {
+		t.Errorf("as many names as are read leave room for %d elements", got)
+	}
+	many := slices.Repeat([]string{"a"}, maxElements)
+	hidden := extension(t, asn1.ObjectIdentifier{2, 5, 29, 14}, asn1.RawValue{Tag: asn1.TagOctetString, Bytes: []byte{4, 0x82, 0xff, 0xff}})
+	hidden[0].Value = hidden[0].Value[2:] // an octet string that says to be longer than what is around it
+	deep := []byte{}
+	for range maxElements {
+		deep, _ = asn1.Marshal(asn1.RawValue{Tag: asn1.TagSequence, IsCompound: true, Bytes: deep})
+	}
+	for name, r := range map[string]x509.CertificateRequest{
+		"names":              {DNSNames: many},
+		"names behind a lie": {DNSNames: many, ExtraExtensions: hidden},
+		"parts of a subject": {Subject: pkix.Name{OrganizationalUnit: many}},
+		"depth":              {ExtraExtensions: []pkix.Extension{{Id: asn1.ObjectIdentifier{1, 2, 3}, Value: deep}}},
+	} {
+		if got := left(r); got != 0 {
+			t.Errorf("%d %s leave room for %d elements", maxElements, name, got)
+		}
+	}
+}
+
 func TestWeakRSA(t *testing.T) {
 	prime := func(bits int) *big.Int {
 		p, err := rand.Prime(rand.Reader, bits)
