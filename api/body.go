@@ -15,8 +15,9 @@ import (
 const (
 	firstRead = 4 << 10
 	lightBody = 16 << 10 // no honest token form or certificate request is larger
-	roomBytes = 1 << 20  // for all bodies beyond lightBody, together: one policy, or 16 forms
-	outBytes  = 4 * formBody
+	roomBytes = 1 << 20 // for all bodies beyond lightBody, together: one policy, 4 forms, or 2 certificate requests
+	copies    = 4       // of a body are made by who decodes it; a share counts them
+	outBytes  = 2 * copies * formBody
 )
 
 // rooms bounds what bodies may cost at one time, whoever sends them and over however many connections: those that turn out
@@ -40,15 +41,16 @@ func newRooms() rooms {
 type room struct {
 	rooms rooms
 	from  *semaphore.Weighted
-	bytes int64
+	bytes int64 // that are read at most
+	share int64 // of from
 	taken bool
 }
 
 func (r rooms) of(rt route, known bool) *room {
 	if !known && rt.auth.byForm() {
-		return &room{rooms: r, from: r.outside, bytes: min(rt.body, outBytes)}
+		return &room{rooms: r, from: r.outside, bytes: min(rt.body, outBytes), share: min(copies*rt.body, outBytes)}
 	}
-	return &room{rooms: r, from: r.free, bytes: min(rt.body, roomBytes)}
+	return &room{rooms: r, from: r.free, bytes: min(rt.body, roomBytes), share: min(copies*rt.body, roomBytes)}
 }
 
 // enter waits for the share; to have it already is no error.
@@ -56,7 +58,7 @@ func (r *room) enter(ctx context.Context) error {
 	if r.taken {
 		return nil
 	}
-	if err := r.from.Acquire(ctx, r.bytes); err != nil {
+	if err := r.from.Acquire(ctx, r.share); err != nil {
 		return countersign.Errorf(countersign.CodeTimeout, "others are sending large requests; this one had to wait too long").
 			After(5 * time.Second).Because(err)
 	}
@@ -67,7 +69,7 @@ func (r *room) enter(ctx context.Context) error {
 // leave gives the share back, if there is one.
 func (r *room) leave() {
 	if r.taken {
-		r.from.Release(r.bytes)
+		r.from.Release(r.share)
 		r.taken = false
 	}
 }
