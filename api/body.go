@@ -15,8 +15,8 @@ import (
 const (
 	firstRead = 4 << 10
 	lightBody = 16 << 10 // no honest token form or certificate request is larger
-	roomBytes = 1 << 20 // for all bodies beyond lightBody, together: one policy, 4 forms, or 2 certificate requests
-	copies    = 4       // of a body are made by who decodes it; a share counts them
+	roomBytes = 1 << 20  // for all bodies beyond lightBody, together: one policy, 4 forms, or 2 certificate requests
+	copies    = 4        // of a body are made by who decodes it; a share counts them
 	outBytes  = 2 * copies * formBody
 )
 

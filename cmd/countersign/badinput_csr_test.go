@@ -17,6 +17,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -88,7 +89,7 @@ func (d *door) badCSRs() []badCSR {
 	turned[len(turned)-1] ^= 1
 	names := make([]string, 10_000)
 	for n := range names {
-		names[n] = fmt.Sprintf("a%d.b", n)
+		names[n] = fmt.Sprintf("%03s.b", strconv.FormatInt(int64(n), 36)) // short ones: all of them fit into 128 KiB
 	}
 	id, err := url.Parse("spiffe://shop.internal/orders")
 	d.must(err)
@@ -121,7 +122,7 @@ func (d *door) badCSRs() []badCSR {
 		{"RSA with the exponent 3", d.rawCSR(&rsa.PublicKey{N: d.modulus(2048), E: 3}, sha256RSA, make([]byte, 256)), weak},
 		{"RSA with a small factor", d.rawCSR(small, sha256RSA, make([]byte, 256)), weak},
 		{"CA:true", d.csr(key, extension(yes, 2, 5, 29, 19)), csr},
-		{"10,000 names", d.csr(key, &x509.CertificateRequest{DNSNames: names[:8_000]}), csr},
+		{"10,000 names", d.csr(key, &x509.CertificateRequest{DNSNames: names}), csr},
 		{"another service's ID", d.csr(key, &x509.CertificateRequest{URIs: []*url.URL{id}}), csr},
 		{"another service's DNS name", d.csr(key, &x509.CertificateRequest{DNSNames: []string{"orders.shop.internal"}}), csr},
 		{"localhost", d.csr(key, &x509.CertificateRequest{DNSNames: []string{"localhost"}}), csr},
@@ -130,6 +131,23 @@ func (d *door) badCSRs() []badCSR {
 		{"an e-mail address", d.csr(key, &x509.CertificateRequest{EmailAddresses: []string{"ana@shop.example"}}), csr},
 		{"another common name", d.csr(key, &x509.CertificateRequest{Subject: pkix.Name{CommonName: "orders"}}), csr},
 		{"a directory name", d.csr(key, extension(san, 2, 5, 29, 17)), csr},
+	}
+}
+
+// badBodies hold a good request (which is given as JSON), but not as the endpoint takes it.
+func badBodies(good string) []badCSR {
+	return []badCSR{
+		{"no JSON", "csr=" + good, countersign.CodeBody},
+		{"a list", "[" + good + "]", countersign.CodeBody},
+		{"csr twice", `{"csr":` + good + `,"csr":` + good + `}`, countersign.CodeBody},
+		{"CSR", `{"CSR":` + good + `}`, countersign.CodeBody},
+		{"an unknown member", `{"csr":` + good + `,"id":"spiffe://shop.internal/orders"}`, countersign.CodeBody},
+		{"csr is a number", `{"csr":1}`, countersign.CodeBody},
+		{"something behind", `{"csr":` + good + `}{}`, countersign.CodeBody},
+		{"10,000 deep", `{"csr":` + strings.Repeat("[", 10_000) + strings.Repeat("]", 10_000) + `}`, countersign.CodeBody},
+		{"a lifetime without unit", `{"csr":` + good + `,"ttl":"5"}`, countersign.CodeBody},
+		{"a lifetime too long", `{"csr":` + good + `,"ttl":"10000h"}`, countersign.CodeTTL},
+		{"a lifetime that is minus", `{"csr":` + good + `,"ttl":"-1h"}`, countersign.CodeTTL},
 	}
 }
 
@@ -164,24 +182,9 @@ func TestBadCSRs(t *testing.T) {
 		denied += 2
 	}
 	good := d.idp.json(d.csr(d.key(elliptic.P256()), &x509.CertificateRequest{}))
-	for name, c := range map[string]struct {
-		body string
-		code countersign.Code
-	}{
-		"no JSON":                  {"csr=" + good, countersign.CodeBody},
-		"a list":                   {"[" + good + "]", countersign.CodeBody},
-		"csr twice":                {`{"csr":` + good + `,"csr":` + good + `}`, countersign.CodeBody},
-		"CSR":                      {`{"CSR":` + good + `}`, countersign.CodeBody},
-		"an unknown member":        {`{"csr":` + good + `,"id":"spiffe://shop.internal/orders"}`, countersign.CodeBody},
-		"csr is a number":          {`{"csr":1}`, countersign.CodeBody},
-		"something behind":         {`{"csr":` + good + `}{}`, countersign.CodeBody},
-		"10,000 deep":              {`{"csr":` + strings.Repeat("[", 10_000) + strings.Repeat("]", 10_000) + `}`, countersign.CodeBody},
-		"a lifetime without unit":  {`{"csr":` + good + `,"ttl":"5"}`, countersign.CodeBody},
-		"a lifetime too long":      {`{"csr":` + good + `,"ttl":"10000h"}`, countersign.CodeTTL},
-		"a lifetime that is minus": {`{"csr":` + good + `,"ttl":"-1h"}`, countersign.CodeTTL},
-	} {
-		if err := (refusal{400, "", c.code}).check(d.certificate(joiner, c.body, "Authorization", "Bearer "+made.Token)); err != nil {
-			t.Errorf("%s: %v", name, err)
+	for _, bad := range badBodies(good) {
+		if err := (refusal{400, "", bad.code}).check(d.certificate(joiner, bad.csr, "Authorization", "Bearer "+made.Token)); err != nil {
+			t.Errorf("%s: %v", bad.name, err)
 		}
 	}
 	d.unchanged(before, map[string]int{"certificate.denied": -1})

@@ -27,6 +27,15 @@ type hostile struct {
 
 const header = `{"alg":"ES256","kid":"ec","typ":"at+jwt"}`
 
+// hostiles are all of them; trap is a server that some name.
+func (i *hostileIssuer) hostiles(trap string) map[string][]hostile {
+	return map[string][]hostile{
+		"shapes": i.shapes(), "headers": i.headers(trap), "algorithms": i.algorithms(), "key confusion": i.keyConfusion(),
+		"signatures": i.signatures(), "duplicates": i.duplicates(), "times": i.times(), "missing": i.missing(), "kinds": i.kinds(),
+		"names": i.names(trap), "may_act": i.mayAct(),
+	}
+}
+
 // TestHostileTokens sends every one of them to the token endpoint of a daemon that trusts their issuer's keys.
 func TestHostileTokens(t *testing.T) {
 	d := openDoor(t, nil, "gateway")
@@ -37,10 +46,7 @@ func TestHostileTokens(t *testing.T) {
 	}
 	before := d.state()
 	var all []hostile
-	for _, some := range [][]hostile{
-		d.idp.shapes(), d.idp.headers(trap.URL), d.idp.algorithms(), d.idp.keyConfusion(), d.idp.signatures(), d.idp.duplicates(),
-		d.idp.times(), d.idp.missing(), d.idp.kinds(), d.idp.names(trap.URL), d.idp.mayAct(),
-	} {
+	for _, some := range d.idp.hostiles(trap.URL) {
 		all = append(all, some...)
 	}
 	denied := 0

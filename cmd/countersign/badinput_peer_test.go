@@ -39,58 +39,77 @@ func (d *door) foreignCertificate(like *x509.Certificate, change func(*x509.Cert
 	return tls.Certificate{Certificate: [][]byte{der, rootDER}, PrivateKey: key}
 }
 
-// TestWrongPeers comes with client certificates that are none here: at the token endpoint, where they are invalid_client,
-// at the API, and at a public document, which nobody is refused. (An expired one would take a minute to get from outside:
-// api.TestExpiryOnAKeptConnection turns the clock instead.)
-func TestWrongPeers(t *testing.T) {
-	d := openDoor(t, nil, "gateway")
+// wrongPeer is a client certificate, and the refusals at the token endpoint and at the API: "" is for where it is right.
+type wrongPeer struct {
+	name        string
+	certificate tls.Certificate
+	token, api  countersign.Code
+}
+
+// wrongPeers are foreign, of the wrong kind, or none.
+func (d *door) wrongPeers() []wrongPeer {
+	d.Helper()
 	gateway := d.people["gateway"].Chain[0]
 	other, err := url.Parse("spiffe://shop.internal/orders")
 	d.must(err)
 	daemonID, err := identity.Load(d.dir + "/server")
 	d.must(err)
-	before := d.state()
 	const bad, kind = countersign.CodeBadCertificate, countersign.CodeWrongCredential
 	stolen := d.people["gateway"].TLS() // the right certificate behind a foreign leaf
 	hidden := d.foreignCertificate(gateway, func(*x509.Certificate) {})
 	hidden.Certificate = append(hidden.Certificate[:1:1], stolen.Certificate...)
-	for name, c := range map[string]struct {
-		certificate tls.Certificate
-		token, api  countersign.Code
-	}{
-		"foreign, with all of the names and the serial": {d.foreignCertificate(gateway, func(*x509.Certificate) {}), bad, bad},
-		"foreign, with the right chain behind it":       {hidden, bad, bad},
-		"foreign, with two IDs":                         {d.foreignCertificate(gateway, func(c *x509.Certificate) { c.URIs = append(c.URIs[:1:1], other) }), bad, bad},
-		"foreign, with a common name only": {d.foreignCertificate(gateway, func(c *x509.Certificate) {
-			c.URIs, c.Subject = nil, pkix.Name{CommonName: "gateway"}
-		}), bad, bad},
-		"foreign, expired":                  {d.foreignCertificate(gateway, func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) }), bad, bad},
-		"the daemon's own certificate":      {daemonID.TLS(), bad, bad},
-		"an operator at the token endpoint": {d.people["admin"].TLS(), kind, ""},
-		"a service at the API":              {stolen, "", kind},
-		"none":                              {tls.Certificate{}, countersign.CodeNoCredential, countersign.CodeNoCredential},
-	} {
-		config := d.tls("")
-		if c.certificate.PrivateKey != nil {
-			certificate := c.certificate
-			config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &certificate, nil }
-		}
-		peer := d.http(config, false)
-		if c.token != "" {
-			if err := (refusal{401, "invalid_client", c.token}).check(d.exchange(peer, d.idp.good(), "orders")); err != nil {
-				t.Errorf("%s, token: %v", name, err)
+	foreign := func(name string, change func(*x509.Certificate)) wrongPeer {
+		return wrongPeer{"foreign" + name, d.foreignCertificate(gateway, change), bad, bad}
+	}
+	return []wrongPeer{
+		foreign(", with all of the names and the serial", func(*x509.Certificate) {}),
+		{"foreign, with the right chain behind it", hidden, bad, bad},
+		foreign(", with two IDs", func(c *x509.Certificate) { c.URIs = append(c.URIs[:1:1], other) }),
+		foreign(", with a common name only", func(c *x509.Certificate) { c.URIs, c.Subject = nil, pkix.Name{CommonName: "gateway"} }),
+		foreign(", expired", func(c *x509.Certificate) { c.NotAfter = time.Now().Add(-time.Minute) }),
+		{"the daemon's own certificate", daemonID.TLS(), bad, bad},
+		{"an operator at the token endpoint", d.people["admin"].TLS(), kind, ""},
+		{"a service at the API", stolen, "", kind},
+		{"none", tls.Certificate{}, countersign.CodeNoCredential, countersign.CodeNoCredential},
+	}
+}
+
+// with is the client's side of a connection that shows this certificate, whoever the server says that it trusts.
+func (d *door) with(certificate tls.Certificate, protocols ...string) *tls.Config {
+	config := d.tls("", protocols...)
+	if certificate.PrivateKey != nil {
+		config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &certificate, nil }
+	}
+	return config
+}
+
+// TestWrongPeers comes with client certificates that are none here: at the token endpoint, where they are invalid_client,
+// at the API, and at a public document, which nobody is refused. Each connection is kept and tried again. (Those that
+// expired are TestExpired's.)
+func TestWrongPeers(t *testing.T) {
+	d := openDoor(t, nil, "gateway")
+	before := d.state()
+	for _, wrong := range d.wrongPeers() {
+		for _, http1 := range []bool{false, true} {
+			peer := d.http(d.with(wrong.certificate), http1)
+			for range 2 {
+				if wrong.token != "" {
+					if err := (refusal{401, "invalid_client", wrong.token}).check(d.exchange(peer, d.idp.good(), "orders")); err != nil {
+						t.Errorf("%s, token: %v", wrong.name, err)
+					}
+				}
+				if wrong.api != "" {
+					if err := (refusal{401, "", wrong.api}).check(d.send(peer, http.MethodGet, "/v1/status", "")); err != nil {
+						t.Errorf("%s, API: %v", wrong.name, err)
+					}
+				}
+				if got := d.send(peer, http.MethodGet, "/roots.pem", ""); got.status != http.StatusOK {
+					t.Errorf("%s, public document: %d", wrong.name, got.status)
+				}
 			}
-		}
-		if c.api != "" {
-			if err := (refusal{401, "", c.api}).check(d.send(peer, http.MethodGet, "/v1/status", "")); err != nil {
-				t.Errorf("%s, API: %v", name, err)
-			}
-		}
-		if got := d.send(peer, http.MethodGet, "/roots.pem", ""); got.status != http.StatusOK {
-			t.Errorf("%s, public document: %d", name, got.status)
 		}
 	}
-	d.unchanged(before, map[string]int{"request.denied": 2})
+	d.unchanged(before, map[string]int{"request.denied": 2 * 4})
 	d.stillGood()
 }
 

@@ -218,10 +218,13 @@ func brokenCalls() []brokenPolicy {
 	}
 }
 
-// policyDoor is a daemon with a name of its own that no service may have.
+// ownName gives the daemon a name of its own, cs.shop.example, that no service may have.
+func ownName() []string { return []string{"COUNTERSIGN_DNS=localhost,cs.shop.example"} }
+
+// policyDoor is a daemon with rightPolicy in force.
 func policyDoor(t *testing.T) *door {
 	t.Helper()
-	d := openDoor(t, []string{"COUNTERSIGN_DNS=localhost,cs.shop.example"})
+	d := openDoor(t, ownName())
 	d.apply(t, rightPolicy)
 	return d
 }

@@ -12,10 +12,14 @@ import (
 	"github.com/countersign/countersign/api/wire"
 )
 
-// TestBadForms: duplicate, empty and missing parameters, and those in wrong places.
-func TestBadForms(t *testing.T) {
-	d := openDoor(t, nil, "gateway")
-	gateway, before := d.as("gateway"), d.state()
+// badForm is a token request that must be refused; path is what stands behind the endpoint's.
+type badForm struct {
+	name, path, form string
+	want             refusal
+}
+
+// badForms: duplicate, empty and missing parameters, and those in wrong places.
+func (d *door) badForms() []badForm {
 	good := exchangeForm(d.idp.good(), "orders").Encode()
 	without := func(name string) string {
 		form := exchangeForm(d.idp.good(), "orders")
@@ -25,50 +29,54 @@ func TestBadForms(t *testing.T) {
 	with := func(name, value string) string { return good + "&" + name + "=" + url.QueryEscape(value) }
 	const rq, body, parameter = countersign.CodeTokenRequest, countersign.CodeBody, countersign.CodeParameter
 	target := func(code countersign.Code) refusal { return refusal{400, "invalid_target", code} }
-	for name, c := range map[string]struct {
-		path, form string
-		want       refusal
-	}{
-		"nothing":                        {"", "", badRequest(rq)},
-		"no grant_type":                  {"", without("grant_type"), badRequest(rq)},
-		"empty grant_type":               {"", without("grant_type") + "&grant_type=", badRequest(rq)},
-		"unknown grant_type":             {"", "grant_type=password", refusal{400, "unsupported_grant_type", countersign.CodeGrantType}},
-		"no subject_token":               {"", without("subject_token"), badRequest(rq)},
-		"empty subject_token":            {"", without("subject_token") + "&subject_token=", badRequest(rq)},
-		"no subject_token_type":          {"", without("subject_token_type"), badRequest(rq)},
-		"unknown subject_token_type":     {"", without("subject_token_type") + "&subject_token_type=x", badRequest(countersign.CodeTokenType)},
-		"ID token":                       {"", without("subject_token_type") + "&subject_token_type=" + url.QueryEscape(typeID), badRequest(countersign.CodeSubjectKind)},
-		"subject_token twice":            {"", with("subject_token", "x"), badRequest(rq)},
-		"grant_type twice":               {"", with("grant_type", grantExchange), badRequest(rq)},
-		"scope twice":                    {"", good + "&scope=a&scope=b", badRequest(rq)},
-		"an unknown parameter twice":     {"", good + "&x=1&x=2", badRequest(rq)},
-		"scope with two spaces":          {"", with("scope", "orders:read  orders:write"), badRequest(rq)},
-		"scope with a quote":             {"", with("scope", `"`), badRequest(rq)},
-		"actor_token_type alone":         {"", with("actor_token_type", typeJWT), badRequest(rq)},
-		"actor_token alone":              {"", with("actor_token", "x"), badRequest(rq)},
-		"an actor that is not the one":   {"", with("actor_token", d.idp.good()) + "&actor_token_type=" + url.QueryEscape(typeJWT), badRequest(countersign.CodeActor)},
-		"another requested type":         {"", with("requested_token_type", typeID), badRequest(countersign.CodeTokenType)},
-		"client_secret":                  {"", with("client_secret", "x"), badRequest(countersign.CodeTwoCredentials)},
-		"client_assertion":               {"", with("client_assertion", "x"), badRequest(rq)},
-		"a client_assertion of no kind":  {"", with("client_assertion", "x") + "&client_assertion_type=x", refusal{401, "invalid_client", countersign.CodeAssertion}},
-		"another client_id":              {"", with("client_id", "ana"), refusal{401, "invalid_client", countersign.CodeClientMismatch}},
-		"unknown audience":               {"", with("audience", "nobody"), target(countersign.CodeTarget)},
-		"two audiences":                  {"", with("audience", "inventory"), target(countersign.CodeTarget)},
-		"resource with a fragment":       {"", with("resource", "https://orders.shop.internal/#x"), target(countersign.CodeTarget)},
-		"resource that is relative":      {"", with("resource", "/orders"), target(countersign.CodeTarget)},
-		"a scope that the call has not":  {"", with("scope", "admin"), refusal{400, "invalid_scope", countersign.CodeScope}},
-		"not percent-encoded":            {"", good + "&x=%zz", badRequest(body)},
-		"separated by semicolons":        {"", strings.ReplaceAll(good, "&", ";"), badRequest(body)},
-		"no UTF-8":                       {"", good + "&x=%ff", badRequest(body)},
-		"10,000 parameters":              {"", good + strings.Repeat("&p=1", 10_000), badRequest(body)},
-		"parameters in the query":        {"?" + good, "", badRequest(parameter)},
-		"one parameter in the query":     {"?grant_type=x", good, badRequest(parameter)},
-		"a question mark":                {"?", good, badRequest(parameter)},
-		"machine on a call that is none": {"", "grant_type=client_credentials&audience=orders", refusal{400, "unauthorized_client", countersign.CodeMachine}},
-	} {
-		got := d.send(gateway, http.MethodPost, "/oauth2/token"+c.path, c.form, "Content-Type", wire.Form)
-		if err := c.want.check(got); err != nil {
-			t.Errorf("%s: %v", name, err)
+	return []badForm{
+		{"nothing", "", "", badRequest(rq)},
+		{"no grant_type", "", without("grant_type"), badRequest(rq)},
+		{"empty grant_type", "", without("grant_type") + "&grant_type=", badRequest(rq)},
+		{"unknown grant_type", "", "grant_type=password", refusal{400, "unsupported_grant_type", countersign.CodeGrantType}},
+		{"no subject_token", "", without("subject_token"), badRequest(rq)},
+		{"empty subject_token", "", without("subject_token") + "&subject_token=", badRequest(rq)},
+		{"no subject_token_type", "", without("subject_token_type"), badRequest(rq)},
+		{"unknown subject_token_type", "", without("subject_token_type") + "&subject_token_type=x", badRequest(countersign.CodeTokenType)},
+		{"ID token", "", without("subject_token_type") + "&subject_token_type=" + url.QueryEscape(typeID), badRequest(countersign.CodeSubjectKind)},
+		{"subject_token twice", "", with("subject_token", "x"), badRequest(rq)},
+		{"grant_type twice", "", with("grant_type", grantExchange), badRequest(rq)},
+		{"scope twice", "", good + "&scope=a&scope=b", badRequest(rq)},
+		{"an unknown parameter twice", "", good + "&x=1&x=2", badRequest(rq)},
+		{"scope with two spaces", "", with("scope", "orders:read  orders:write"), badRequest(rq)},
+		{"scope with a quote", "", with("scope", `"`), badRequest(rq)},
+		{"actor_token_type alone", "", with("actor_token_type", typeJWT), badRequest(rq)},
+		{"actor_token alone", "", with("actor_token", "x"), badRequest(rq)},
+		{"an actor that is not the one", "", with("actor_token", d.idp.good()) + "&actor_token_type=" + url.QueryEscape(typeJWT), badRequest(countersign.CodeActor)},
+		{"another requested type", "", with("requested_token_type", typeID), badRequest(countersign.CodeTokenType)},
+		{"client_secret", "", with("client_secret", "x"), badRequest(countersign.CodeTwoCredentials)},
+		{"client_assertion", "", with("client_assertion", "x"), badRequest(rq)},
+		{"a client_assertion of no kind", "", with("client_assertion", "x") + "&client_assertion_type=x", refusal{401, "invalid_client", countersign.CodeAssertion}},
+		{"another client_id", "", with("client_id", "ana"), refusal{401, "invalid_client", countersign.CodeClientMismatch}},
+		{"unknown audience", "", with("audience", "nobody"), target(countersign.CodeTarget)},
+		{"two audiences", "", with("audience", "inventory"), target(countersign.CodeTarget)},
+		{"resource with a fragment", "", with("resource", "https://orders.shop.internal/#x"), target(countersign.CodeTarget)},
+		{"resource that is relative", "", with("resource", "/orders"), target(countersign.CodeTarget)},
+		{"a scope that the call has not", "", with("scope", "admin"), refusal{400, "invalid_scope", countersign.CodeScope}},
+		{"not percent-encoded", "", good + "&x=%zz", badRequest(body)},
+		{"separated by semicolons", "", strings.ReplaceAll(good, "&", ";"), badRequest(body)},
+		{"no UTF-8", "", good + "&x=%ff", badRequest(body)},
+		{"10,000 parameters", "", good + strings.Repeat("&p=1", 10_000), badRequest(body)},
+		{"parameters in the query", "?" + good, "", badRequest(parameter)},
+		{"one parameter in the query", "?grant_type=x", good, badRequest(parameter)},
+		{"a question mark", "?", good, badRequest(parameter)},
+		{"machine on a call that is none", "", "grant_type=client_credentials&audience=orders", refusal{400, "unauthorized_client", countersign.CodeMachine}},
+	}
+}
+
+// TestBadForms sends each to the token endpoint, as a client that might exchange.
+func TestBadForms(t *testing.T) {
+	d := openDoor(t, nil, "gateway")
+	gateway, before := d.as("gateway"), d.state()
+	for _, bad := range d.badForms() {
+		got := d.send(gateway, http.MethodPost, "/oauth2/token"+bad.path, bad.form, "Content-Type", wire.Form)
+		if err := bad.want.check(got); err != nil {
+			t.Errorf("%s: %v", bad.name, err)
 		}
 	}
 	d.unchanged(before, map[string]int{"token.denied": -1, "request.denied": -1})
