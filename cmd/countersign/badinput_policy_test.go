@@ -2,10 +2,8 @@ package main
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strconv"
@@ -234,15 +232,8 @@ func (d *door) applyBroken(document string) (path string, code int, said string)
 	d.Helper()
 	path = filepath.Join(d.TempDir(), "policy.yaml")
 	d.must(os.WriteFile(path, []byte(document), 0o600))
-	cmd := exec.Command(d.bin, "policy", "apply", path)
-	cmd.Env = append(os.Environ(), "COUNTERSIGN_DIR="+d.dir)
-	var out bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &out, &out
-	var exit *exec.ExitError
-	if err := cmd.Run(); err != nil && !errors.As(err, &exit) {
-		d.Fatal(err)
-	}
-	return path, cmd.ProcessState.ExitCode(), out.String()
+	code, said = d.command("policy", "apply", path)
+	return path, code, said
 }
 
 // TestBrokenPolicies applies one document for each fault of policy.md. The daemon judges, so the exit code is 2; it says
