@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
@@ -12,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -133,9 +135,34 @@ func TestSlowHeader(t *testing.T) {
 	defer conn.Close()
 	_, err = io.WriteString(conn, "GET /roots.pem HTTP/1.1\r\nHost: localhost\r\nX-Slow: ")
 	k.must(err)
-	answer, _ := io.ReadAll(conn) // to the end of the connection
+	k.cut(conn)
+}
+
+// TestSlowBody is the same with half a body, of who has shown a certificate.
+func TestSlowBody(t *testing.T) {
+	k := newKit(t, kitOptions{header: 100 * 1e6, read: 200 * 1e6})
+	id := k.join("reports")
+	config := &tls.Config{RootCAs: k.root(), ServerName: "localhost", NextProtos: []string{"http/1.1"}, Certificates: []tls.Certificate{id.TLS()}}
+	for _, head := range []string{"Content-Length: 4096", "Transfer-Encoding: chunked"} {
+		conn, err := tls.Dial("tcp", k.addr, config)
+		k.must(err)
+		defer conn.Close()
+		_, err = io.WriteString(conn, "POST /oauth2/token HTTP/1.1\r\nHost: localhost\r\nContent-Type: "+wire.Form+"\r\n"+head+"\r\n\r\n10\r\ngrant_type=")
+		k.must(err)
+		k.cut(conn)
+	}
+}
+
+// cut demands that the server ends the connection, and does not answer as if all was well.
+func (k *kit) cut(conn net.Conn) {
+	k.Helper()
+	k.must(conn.SetReadDeadline(time.Now().Add(30 * time.Second)))
+	answer, err := io.ReadAll(conn)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		k.Error("the connection is kept")
+	}
 	if strings.Contains(string(answer), "200 OK") {
-		t.Errorf("half a header was answered: %q", answer)
+		k.Errorf("half a request was answered: %q", answer)
 	}
 }
 

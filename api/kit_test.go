@@ -113,6 +113,7 @@ type kit struct {
 type kitOptions struct {
 	limits Limits
 	header time.Duration
+	read   time.Duration
 	issuer string
 	policy string
 
@@ -213,7 +214,7 @@ func (k *kit) listen(o kitOptions) {
 	k.addr = inner.Addr().String()
 	k.url = "https://localhost:" + k.addr[strings.LastIndexByte(k.addr, ':')+1:]
 	public := NewServer(ServerConfig{
-		Handler: k.api.Public(), Header: o.header,
+		Handler: k.api.Public(), Header: o.header, Read: o.read,
 		TLS: TLSConfig(func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return served, nil }),
 	})
 	k.serve(public, func() error { return public.ServeTLS(LimitListener(inner, o.limits, nil), "", "") })
