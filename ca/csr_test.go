@@ -155,6 +155,9 @@ func TestElements(t *testing.T) {
 		if got := left(r); got != 0 {
 			t.Errorf("%d %s leave room for %d elements", maxElements, name, got)
 		}
+		if _, err := decodeCSR(asking(t, key, &r)); countersign.AsError(err).Code != countersign.CodeCSR {
+			t.Errorf("%d %s: %v", maxElements, name, err)
+		}
 	}
 }
 
