@@ -256,7 +256,7 @@ func TestStrangersHaveTheirOwnRoom(t *testing.T) {
 			token = r
 		}
 	}
-	for range outBytes / formBody {
+	for range outBytes / (copies * formBody) {
 		if err := rooms.of(token, false).enter(t.Context()); err != nil {
 			t.Fatal(err)
 		}
@@ -266,7 +266,7 @@ func TestStrangersHaveTheirOwnRoom(t *testing.T) {
 	if err := rooms.of(token, false).enter(ended); err == nil {
 		t.Error("there is room for any number of strangers")
 	}
-	for range roomBytes / formBody {
+	for range roomBytes / (copies * formBody) {
 		if err := rooms.of(token, true).enter(t.Context()); err != nil {
 			t.Fatal(err)
 		}

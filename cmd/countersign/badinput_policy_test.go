@@ -244,7 +244,7 @@ func TestBrokenPolicies(t *testing.T) {
 	for _, some := range [][]brokenPolicy{brokenTexts(), brokenIssuers(), brokenServices(), brokenCalls()} {
 		all = append(all, some...)
 	}
-	said := regexp.MustCompile(`^countersign: \S+ has 1 fault; the policy in force stays\n  \S+?:(\d+):(\d+): (.+) \(.+\)\n  \(code (CS\d+), request \S+\)\n$`)
+	said := regexp.MustCompile(`^countersign: \S+ has 1 fault; the policy in force stays\n  \S+?:(\d+):(\d+): (.+) \(.+\)\n  why:  .+\n  next: .+\n  \(code (CS\d+), request \S+\)\n$`)
 	for _, b := range all {
 		document, line, column := b.document(t)
 		document = strings.ReplaceAll(document, "ISSUER", d.url)
