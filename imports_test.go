@@ -22,7 +22,7 @@ func walls() map[string][]string {
 		"storage/bolt":           {"storage"},
 		"storage/storetest":      {"storage"},
 		"storage/audit":          {".", "storage"},
-		"storage/policy":         {".", "storage", "storage/audit", "sts/jwt"},
+		"storage/policy":         {".", "storage", "storage/audit", "storage/policy/condition", "sts/jwt"},
 		"storage/keyring":        {".", "storage", "storage/audit"},
 		"ca":                     {".", "storage", "storage/audit", "storage/keyring"},
 		"ca/identity":            {"."},
@@ -37,6 +37,8 @@ func walls() map[string][]string {
 		"cmd/countersign/demo":   {"*"},
 		"cmd/countersign/bench":  {"*"},
 		"cmd/countersign/local":  {"*"},
+
+		"storage/policy/condition": {"."},
 	}
 }
 
@@ -47,6 +49,7 @@ func onlyIn() map[string][]string {
 		"github.com/spf13/viper":      {"cmd/countersign/daemon"},
 		"github.com/spf13/cobra":      {"cmd/countersign", "cmd/countersign/demo"},
 		"go.etcd.io/bbolt":            {"storage/bolt"},
+		"cel.dev/cel-go":              {"storage/policy/condition"},
 		"go.step.sm/crypto/kms":       {"storage/keyring"},
 	}
 }

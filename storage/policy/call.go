@@ -2,7 +2,6 @@ package policy
 
 import (
 	"fmt"
-	"strings"
 	"time"
 
 	"go.yaml.in/yaml/v3"
@@ -51,18 +50,6 @@ func (d *decoder) call(at *place) *call {
 		d.when(at, c)
 	}
 	return c
-}
-
-// when reads the condition.
-func (d *decoder) when(at *place, c *call) {
-	text := d.text(at)
-	switch {
-	case !text.ok:
-	case strings.TrimSpace(text.v) == "":
-		d.fault(at, "leave `when` out: then there is no condition", "`when` is empty")
-	default:
-		c.out.When = text.v
-	}
 }
 
 func (d *decoder) end(of, at *place, key string) told[string] {

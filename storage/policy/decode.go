@@ -9,6 +9,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	countersign "github.com/countersign/countersign"
+	"github.com/countersign/countersign/storage/policy/condition"
 )
 
 // decoder reads the tree and tells every fault. It goes on after each, with the part left out or kept as it stands.
@@ -16,6 +17,9 @@ type decoder struct {
 	env     Env
 	faults  *faults
 	guesses int // made by dangling
+	doc     []byte
+
+	conditions *condition.Compiler // nil: there was no `when` yet
 }
 
 // place is a node and the way to it; the way is written out only when a fault needs it.

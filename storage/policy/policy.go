@@ -35,12 +35,13 @@ const (
 	maxAudience   = 255
 	maxClaim      = 128
 	maxURL        = 512
-	maxSubject    = 255 // bytes of a sub that proves a service
-	maxEnrol      = 64  // items of one `enrol`
-	mostHops      = 16  // of max_hops
-	maxRoots      = 64  // certificates of one ca_file
-	maxQuotedText = 60  // bytes of a value that a fault repeats
-	maxGuesses    = 20  // names that are compared with all others for a "did you mean"
+	maxSubject    = 255  // bytes of a sub that proves a service
+	maxEnrol      = 64   // items of one `enrol`
+	mostHops      = 16   // of max_hops
+	maxConditions = 1000 // different ones of one document: each is compiled when it is read
+	maxRoots      = 64   // certificates of one ca_file
+	maxQuotedText = 60   // bytes of a value that a fault repeats
+	maxGuesses    = 20   // names that are compared with all others for a "did you mean"
 )
 
 // Fault is one thing that is wrong with a document.
@@ -65,7 +66,7 @@ func Parse(doc []byte, env Env) (*countersign.Policy, []Fault) {
 	if !ok {
 		return nil, found.sorted()
 	}
-	d := decoder{env: env, faults: &found}
+	d := decoder{env: env, faults: &found, doc: doc}
 	parsed := d.document(&place{node: root})
 	if parsed.whole {
 		d.check(parsed)
