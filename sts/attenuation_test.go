@@ -129,7 +129,7 @@ func exchangeAt(t *rapid.T, p *countersign.Policy, h hop, now time.Time) (Grant,
 	var subject *Subject
 	var err error
 	if issuer, external := p.Issuer(h.text("iss")); external {
-		subject, err = readExternal(p, issuer, client, h.token, now)
+		subject, err = readExternal(p, issuer, client, h.token, accessToken, now)
 	} else {
 		subject, err = readOwn(p, us, client, h.token, now)
 	}

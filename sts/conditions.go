@@ -12,6 +12,9 @@ import (
 // maxCarry bounds the carried claims of one token: bytes of names and values together.
 const maxCarry = 2 << 10
 
+// deepest is the longest chain that a verifier can read: each service is one level of `act`, and the claims are one more.
+const deepest = jwt.MaxDepth - 1
+
 // conditions is step 5.
 func (d *decision) conditions() Step {
 	for _, judge := range []func() Step{d.when, d.mayAct, d.chain, d.actor, d.carry} {
@@ -20,20 +23,6 @@ func (d *decision) conditions() Step {
 		}
 	}
 	return passed("", "the chain has %s with this client", plural(len(d.grant.Act.Chain()), "service"))
-}
-
-// when judges the call's own condition. One that was not compiled or can't be judged denies.
-func (d *decision) when() Step {
-	call := d.grant.Call
-	if call.When == "" && call.Condition == nil {
-		return Step{OK: true}
-	}
-	rule := ruleOf(call)
-	if call.Condition == nil {
-		return denied(countersign.CodeConditionError, rule, "the condition of %s can't be judged", rule).
-			hint("`%s` was not compiled: this is a fault of the daemon, not of the request", call.When)
-	}
-	return Step{OK: true}
 }
 
 // mayAct enforces `may_act` (RFC 8693 4.4) wherever the subject token has it, whatever the request looks like: it must
@@ -72,12 +61,15 @@ func names(mayAct json.RawMessage, client, ourIssuer string) bool {
 	return named
 }
 
-// chain appends the client to the chain and refuses one that gets too long or meets a service again.
+// chain appends the client to the chain and refuses one that gets too long or, unless the call has `reenter`, meets a service
+// again. Every occurrence counts for max_hops.
 func (d *decision) chain() Step {
 	client, audience := d.grant.Client.ID.String(), d.grant.Audience.ID.String()
 	rule := ruleOf(d.grant.Call)
-	if audience == client {
-		return denied(countersign.CodeReentry, rule, "%s asks for a token to itself", d.grant.Client.Name)
+	reenter := d.grant.Call.Reenter
+	if audience == client && !reenter {
+		return denied(countersign.CodeReentry, rule, "%s asks for a token to itself", d.grant.Client.Name).
+			hint("call it without a token, or mark the call `reenter: true`")
 	}
 	if d.in.Machine {
 		return Step{OK: true}
@@ -88,13 +80,14 @@ func (d *decision) chain() Step {
 		passed = append(passed, d.in.Subject.Sub)
 	}
 	for _, s := range []*countersign.Service{d.grant.Client, d.grant.Audience} {
-		if slices.Contains(passed, s.ID.String()) {
-			return denied(countersign.CodeReentry, rule, "the request has passed through %s already", s.Name)
+		if !reenter && slices.Contains(passed, s.ID.String()) {
+			return denied(countersign.CodeReentry, rule, "the request has passed through %s already", s.Name).
+				hint("mark the call `reenter: true`, if a service may occur twice in a chain")
 		}
 	}
-	if len(actors) >= MaxHops {
+	if len(actors) >= min(d.p.MaxHops, deepest) {
 		return denied(countersign.CodeHops, rule, "the request has passed through %s; a chain holds at most %d",
-			plural(len(actors), "service"), MaxHops)
+			plural(len(actors), "service"), min(d.p.MaxHops, deepest)).hint("`max_hops` of the policy is %d", d.p.MaxHops)
 	}
 	d.grant.Act = &Actor{Sub: client, Act: d.in.Subject.Act}
 	return Step{OK: true}

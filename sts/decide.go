@@ -9,9 +9,6 @@ import (
 	"github.com/countersign/countersign"
 )
 
-// MaxHops is how many services a chain may hold.
-const MaxHops = 8
-
 // minLeft is the lifetime below which minting is pointless: the token would expire on its way.
 const minLeft = 5 * time.Second
 

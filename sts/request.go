@@ -159,12 +159,9 @@ func (r Request) check() error {
 		return refuse("actor_token needs an actor_token_type")
 	case r.ActorToken == "" && r.ActorTokenType != "":
 		return refuse("actor_token_type stands without an actor_token")
-	case r.SubjectTokenType == TypeIDToken:
-		return countersign.Errorf(countersign.CodeSubjectKind, "ID tokens are not taken as subject tokens").
-			WithHint("send the user's access token")
-	case r.SubjectTokenType != TypeAccessToken && r.SubjectTokenType != TypeJWT:
+	case r.SubjectTokenType != TypeAccessToken && r.SubjectTokenType != TypeJWT && r.SubjectTokenType != TypeIDToken:
 		return countersign.Errorf(countersign.CodeTokenType, "the subject_token_type %s is not taken", quote(r.SubjectTokenType)).
-			WithHint("taken are %s and %s", TypeAccessToken, TypeJWT)
+			WithHint("taken are %s, %s and, of issuers whose `tokens` have id, %s", TypeAccessToken, TypeJWT, TypeIDToken)
 	case r.ActorToken != "" && r.ActorTokenType != TypeAccessToken && r.ActorTokenType != TypeJWT:
 		return countersign.Errorf(countersign.CodeTokenType, "the actor_token_type %s is not taken", quote(r.ActorTokenType))
 	}

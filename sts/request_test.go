@@ -96,7 +96,7 @@ func TestRequestCheck(t *testing.T) {
 		{"a grant in capitals", exchange, func(r *Request) { r.GrantType = strings.ToUpper(GrantExchange) }, countersign.CodeGrantType},
 		{"no subject", exchange, func(r *Request) { r.SubjectToken = "" }, countersign.CodeTokenRequest},
 		{"no subject type", exchange, func(r *Request) { r.SubjectTokenType = "" }, countersign.CodeTokenRequest},
-		{"an ID token", exchange, func(r *Request) { r.SubjectTokenType = TypeIDToken }, countersign.CodeSubjectKind},
+		{"an ID token", exchange, func(r *Request) { r.SubjectTokenType = TypeIDToken }, ""},
 		{"a refresh token", exchange, func(r *Request) { r.SubjectTokenType = "urn:ietf:params:oauth:token-type:refresh_token" }, countersign.CodeTokenType},
 		{"for an ID token", exchange, func(r *Request) { r.RequestedTokenType = TypeIDToken }, countersign.CodeTokenType},
 		{"an actor without a type", exchange, func(r *Request) { r.ActorToken = "a" }, countersign.CodeTokenRequest},

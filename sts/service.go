@@ -160,7 +160,7 @@ func (s *Service) judge(ctx context.Context, x *exchange) error {
 		ActorSent: x.request.ActorToken != "", Audiences: x.request.Audiences, Resources: x.request.Resources, Scopes: x.request.Scopes,
 	}
 	if !in.Machine {
-		subject, err := s.verify(ctx, x.policy, client, x.request.SubjectToken, x.now)
+		subject, err := s.verify(ctx, x.policy, client, x.request.SubjectToken, kindOf(x.request.SubjectTokenType), x.now)
 		if err != nil {
 			x.trace.Steps = append(x.trace.Steps, failed(StepSubject, err))
 			return err
@@ -203,7 +203,7 @@ func (x *exchange) add(name string, step Step) bool {
 
 // verify is step 2: who signed the token is settled before any other claim of it counts. Our own iss decides first, so that
 // no policy can make an external issuer speak for us.
-func (s *Service) verify(ctx context.Context, p *countersign.Policy, client *countersign.Service, compact string, now time.Time) (*Subject, error) {
+func (s *Service) verify(ctx context.Context, p *countersign.Policy, client *countersign.Service, compact string, kind tokenKind, now time.Time) (*Subject, error) {
 	t, err := s.verified.Parse(compact)
 	if err != nil {
 		return nil, wrongClaim(err)
@@ -213,6 +213,10 @@ func (s *Service) verify(ctx context.Context, p *countersign.Policy, client *cou
 		return nil, wrongClaim(err)
 	}
 	if iss == s.cfg.Issuer {
+		if kind == idToken {
+			return nil, countersign.Errorf(countersign.CodeSubjectKind, "the subject token is an access token of ours, no ID token").
+				WithHint("send subject_token_type=%s", TypeAccessToken)
+		}
 		if err := s.verifyOwn(t); err != nil {
 			return nil, err
 		}
@@ -229,7 +233,7 @@ func (s *Service) verify(ctx context.Context, p *countersign.Policy, client *cou
 	if err := s.verified.Verify(t, set, issuer.Algorithms); err != nil {
 		return nil, wrongSignature(err)
 	}
-	return readExternal(p, issuer, client, t, now)
+	return readExternal(p, issuer, client, t, kind, now)
 }
 
 func (s *Service) verifyOwn(t *jwt.Token) error {
@@ -260,7 +264,7 @@ func (s *Service) provenBy(compact string, now time.Time) countersign.ID {
 	}
 	c := reader{claims: t.Claims}
 	iss, subIssuer, sub, client := c.text("iss"), c.text("sub_iss"), c.text("sub"), c.text("client_id")
-	if c.err != nil || iss != s.cfg.Issuer || subIssuer != iss || sub != client || t.Claims.Has("act") ||
+	if c.err != nil || t.Typ != typAccess && t.Typ != typGeneric || iss != s.cfg.Issuer || subIssuer != iss || sub != client || t.Claims.Has("act") ||
 		s.verifyOwn(t) != nil || checkTimes(t.Claims, now) != nil {
 		return countersign.ID{}
 	}

@@ -32,6 +32,7 @@ type Subject struct {
 	Act            *Actor // of a token of ours: the services that it has passed through
 	MayAct         json.RawMessage
 	Carry          map[string]json.RawMessage
+	Payload        json.RawMessage // all claims, as they stood in the token: for `when`
 
 	// Dropped holds of an external token what no relay token keeps, for the audit: jti, act, cnf.
 	Dropped map[string]json.RawMessage
@@ -81,6 +82,7 @@ func readOwn(p *countersign.Policy, ourIssuer string, client *countersign.Servic
 	s := &Subject{
 		Sub: c.text("sub"), SubIssuer: c.text("sub_iss"), Transaction: c.text("txn"), ID: c.text("jti"),
 		Scopes: strings.Fields(c.text("scope")), Expires: c.time("exp"), SessionID: c.optional("sid"), Act: c.actors("act"),
+		Payload: t.Payload,
 	}
 	if c.err != nil {
 		return nil, c.err
@@ -113,8 +115,8 @@ func acceptedFrom(p *countersign.Policy, client *countersign.Service, iss string
 }
 
 // readExternal judges the claims of a token with issuer's signature as a subject token of client.
-func readExternal(p *countersign.Policy, issuer *countersign.Issuer, client *countersign.Service, t *jwt.Token, now time.Time) (*Subject, error) {
-	if err := checkAccessToken(issuer, t); err != nil {
+func readExternal(p *countersign.Policy, issuer *countersign.Issuer, client *countersign.Service, t *jwt.Token, kind tokenKind, now time.Time) (*Subject, error) {
+	if err := checkKind(issuer, t, kind); err != nil {
 		return nil, err
 	}
 	if err := checkTimes(t.Claims, now); err != nil {
@@ -135,6 +137,7 @@ func readExternal(p *countersign.Policy, issuer *countersign.Issuer, client *cou
 		Scopes:  intersect(c.scopes(issuer.ScopeClaim), issuer.Scopes),
 		Carry:   pick(t.Claims, issuer.Carry, keptAlways()),
 		Dropped: pick(t.Claims, []string{"jti", "act", "cnf"}),
+		Payload: t.Payload,
 	}
 	sub := c.optional("sub")
 	if c.err != nil {
@@ -148,40 +151,6 @@ func readExternal(p *countersign.Policy, issuer *countersign.Issuer, client *cou
 	}
 	s.MayAct, _ = t.Claims.Raw("may_act")
 	return s, nil
-}
-
-// checkAccessToken tells an access token from what else an issuer signs (RFC 8725 3.11, 3.12). The payload's typ is
-// Keycloak's; events marks logout and other security event tokens (RFC 8417).
-func checkAccessToken(issuer *countersign.Issuer, t *jwt.Token) error {
-	refuse := func(format string, args ...any) error {
-		return countersign.Errorf(countersign.CodeSubjectKind, format, args...).
-			WithHint("send the access token that the user's client got for this service")
-	}
-	payloadTyp, _, err := t.Claims.String("typ")
-	if err != nil {
-		return wrongClaim(err)
-	}
-	declared := t.HasType(typAccess)
-	switch {
-	case !slices.Contains(issuer.Tokens, "access"):
-		return refuse("access tokens of the issuer %s are not taken", issuer.Name)
-	case !declared && t.Typ != "" && !t.HasType(typGeneric):
-		return refuse("a token of the type %s is no access token", quote(t.Typ))
-	case t.Claims.Has("events"):
-		return refuse("a token with events is a security event, no access token")
-	case slices.ContainsFunc([]string{"Refresh", "Offline", "Logout"}, func(s string) bool { return strings.EqualFold(s, payloadTyp) }):
-		return refuse("a token of the kind %s is no access token", quote(payloadTyp))
-	case declared:
-		return nil
-	case strings.EqualFold(payloadTyp, "ID"):
-		return refuse("the subject token is an ID token")
-	}
-	for _, mark := range []string{"nonce", "at_hash", "c_hash"} {
-		if t.Claims.Has(mark) {
-			return refuse("the subject token has %s, so it is an ID token", mark)
-		}
-	}
-	return nil
 }
 
 // checkTimes takes no skew for exp: what is over is over, as nothing may live longer than what it was made from. An

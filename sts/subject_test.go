@@ -85,7 +85,8 @@ func TestReadOwnKeeps(t *testing.T) {
 	want := &Subject{
 		Sub: "alice", SubIssuer: idpURL, Scopes: []string{"orders:read", "orders:write"}, Expires: time.Unix(noon.Unix()+300, 0).UTC(),
 		Transaction: "t1", ID: "j1.k2", SessionID: "s1", Act: &Actor{Sub: "b", Act: &Actor{Sub: "a"}},
-		Carry: map[string]json.RawMessage{"email": json.RawMessage(`"a@b"`), "tenant": json.RawMessage(`"t"`), "acr": json.RawMessage(`"2"`)},
+		Payload: s.Payload,
+		Carry:   map[string]json.RawMessage{"email": json.RawMessage(`"a@b"`), "tenant": json.RawMessage(`"t"`), "acr": json.RawMessage(`"2"`)},
 	}
 	if diff := cmp.Diff(want, s); diff != "" {
 		t.Error(diff)
@@ -163,7 +164,7 @@ func TestReadExternal(t *testing.T) {
 			p := shop().policy()
 			client, _ := p.Service("gateway")
 			issuer, _ := p.Issuer(idpURL)
-			s, err := readExternal(p, issuer, client, parsed(t, c.typ, with(userClaims(), c.changes)), noon)
+			s, err := readExternal(p, issuer, client, parsed(t, c.typ, with(userClaims(), c.changes)), accessToken, noon)
 			if codeOf(err) != c.code || (err == nil) != (c.code == "") {
 				t.Fatalf("got %v, want %q", err, c.code)
 			}
@@ -180,7 +181,7 @@ func TestReadExternalKeeps(t *testing.T) {
 	read := func(url string, changes map[string]any) *Subject {
 		t.Helper()
 		issuer, _ := p.Issuer(url)
-		s, err := readExternal(p, issuer, client, parsed(t, "JWT", with(userClaims(), changes)), noon)
+		s, err := readExternal(p, issuer, client, parsed(t, "JWT", with(userClaims(), changes)), accessToken, noon)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -192,6 +193,7 @@ func TestReadExternalKeeps(t *testing.T) {
 	})
 	want := &Subject{
 		External: s.External, Sub: "alice", SubIssuer: idpURL, Scopes: []string{"orders:read", "shop.write"},
+		Payload: s.Payload,
 		Expires: time.Unix(noon.Unix()+3600, 0).UTC(), SessionID: "s1", MayAct: json.RawMessage(`{"sub":"z"}`),
 		Carry: map[string]json.RawMessage{"email": json.RawMessage(`"a@b"`), "amr": json.RawMessage(`["pwd"]`)},
 		Dropped: map[string]json.RawMessage{
@@ -234,7 +236,7 @@ func TestAcceptedFrom(t *testing.T) {
 	issuer, _ := p.Issuer(idpURL)
 	denied := *issuer
 	denied.Tokens = nil
-	if _, err := readExternal(p, &denied, &gone, parsed(t, "JWT", userClaims()), noon); codeOf(err) != countersign.CodeSubjectKind {
+	if _, err := readExternal(p, &denied, &gone, parsed(t, "JWT", userClaims()), accessToken, noon); codeOf(err) != countersign.CodeSubjectKind {
 		t.Errorf("an issuer whose access tokens are not taken: %v", err)
 	}
 }
