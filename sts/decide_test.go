@@ -2,6 +2,8 @@ package sts
 
 import (
 	"encoding/json"
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -278,6 +280,8 @@ func TestDecideChain(t *testing.T) {
 		g.calls = append(g.calls, countersign.Call{From: "orders", To: "reports", TTL: fiveMinutes(),
 			Scopes: []countersign.Scope{needing("report", "orders:read")}, Machine: []string{"report"}})
 	}
+	reenter := func(from, to string) func(*graph) { return func(g *graph) { g.call(from, to).Reenter = true } }
+	self := func(c *countersign.Call) { c.To, c.Reenter = c.From, true }
 	passedOn := func(s *Subject, chain ...string) *Subject { s.Act = relayed(nil, chain...).Act; return s }
 	runRows(t, []row{
 		{name: "the 8th service", client: "orders", input: relay("inventory", relayed(held, far(7)...)), want: "inventory: stock:read"},
@@ -295,12 +299,50 @@ func TestDecideChain(t *testing.T) {
 		{name: "the machine that began as the client", change: back, client: "reports", input: relay("orders", passedOn(machine("reports", "report"), "inventory")),
 			step: StepConditions, code: countersign.CodeReentry},
 		{name: "a user's request to the same service", change: back, client: "orders", input: relay("reports", relayed(held, "gateway")), want: "reports: report"},
+		{name: "the client again, which may", change: reenter("orders", "inventory"), client: "orders", input: relay("inventory", relayed(held, "gateway", "orders")), want: "inventory: stock:read"},
+		{name: "the audience again, which may", change: reenter("orders", "inventory"), client: "orders", input: relay("inventory", relayed(held, "inventory")), want: "inventory: stock:read"},
+		{name: "again, by the call of another", change: reenter("gateway", "orders"), client: "orders", input: relay("inventory", relayed(held, "inventory")),
+			step: StepConditions, code: countersign.CodeReentry},
+		{name: "to itself, which may", change: func(g *graph) { self(g.call("orders", "inventory")) }, client: "orders",
+			input: relay("orders", relayed(held, "gateway")), want: "orders: stock:read"},
+		{name: "a machine to itself, which may", change: func(g *graph) { self(g.call("reports", "orders")) }, client: "reports",
+			input: forMachine("reports"), want: "reports: orders:read"},
+		{name: "back to the machine that began, which may", change: func(g *graph) { back(g); reenter("orders", "reports")(g) }, client: "orders",
+			input: relay("reports", machine("reports", "orders:read")), want: "reports: report"},
+		{name: "reenter does not lengthen the chain", change: reenter("orders", "inventory"), client: "orders", input: relay("inventory", relayed(held, far(8)...)),
+			step: StepConditions, code: countersign.CodeHops},
+		{name: "every occurrence counts", change: reenter("orders", "inventory"), client: "orders",
+			input: relay("inventory", relayed(held, slices.Repeat([]string{"orders"}, 8)...)), step: StepConditions, code: countersign.CodeHops},
 		{name: "an actor token that proves the client", input: userAnd(func(in *Input) { in.ActorSent, in.Actor = true, in.Client }, "orders:read"),
 			want: "orders: orders:read orders:hello"},
 		{name: "an actor token of another", input: userAnd(func(in *Input) { in.ActorSent, in.Actor = true, idOf("orders") }, "orders:read"),
 			step: StepConditions, code: countersign.CodeActor},
 		{name: "an actor token of nobody", input: userAnd(func(in *Input) { in.ActorSent = true }, "orders:read"), step: StepConditions, code: countersign.CodeActor},
 	})
+}
+
+// max_hops is the policy's; what no verifier could read is not minted (16 levels of JSON, the claims themselves are one).
+func TestMaxHops(t *testing.T) {
+	for _, c := range []struct{ most, passed int }{{0, -1}, {1, 0}, {2, 1}, {8, 7}, {15, 14}, {16, 14}} {
+		for passed := range 18 {
+			p := shop().policy()
+			p.MaxHops = c.most
+			var chain []string
+			for i := range passed {
+				chain = append(chain, fmt.Sprintf("hop%d", i))
+			}
+			grant, trace := Decide(p, Input{Now: noon, Issuer: us, Client: idOf("orders"), Subject: relayed([]string{"orders:read"}, chain...), Audiences: []string{"inventory"}})
+			err := trace.Err()
+			if allowed := passed <= c.passed; allowed != (err == nil) || err != nil && err.Code != countersign.CodeHops {
+				t.Fatalf("max_hops %d after %d services: %v", c.most, passed, err)
+			}
+			if err != nil {
+				continue
+			}
+			id, transaction := grant.identify()
+			parsed(t, "at+jwt", grant.claims(us, id, transaction)) // a receiver can read it
+		}
+	}
 }
 
 func TestDecideCarry(t *testing.T) {

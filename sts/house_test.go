@@ -57,7 +57,12 @@ func startIDP(t *testing.T) *idp {
 
 func (i *idp) token(t *testing.T, kid string, claims map[string]any) string {
 	t.Helper()
-	compact, err := jwt.Sign(i.key, "ES256", kid, "at+jwt", claims)
+	return i.tokenOf(t, kid, "at+jwt", claims)
+}
+
+func (i *idp) tokenOf(t *testing.T, kid, typ string, claims map[string]any) string {
+	t.Helper()
+	compact, err := jwt.Sign(i.key, "ES256", kid, typ, claims)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -114,6 +119,12 @@ func openHouse(t *testing.T) *house {
 		t.Fatal(err)
 	}
 	return h
+}
+
+// id is a user's ID token.
+func (h *house) id(changes map[string]any) string {
+	base := with(userClaims(), map[string]any{"iss": h.idp.URL, "exp": h.now().Unix() + 3600, "iat": h.now().Unix(), "nonce": "n", "scope": nil})
+	return h.idp.tokenOf(h.t, "idp-1", "JWT", with(base, changes))
 }
 
 func (h *house) user(changes map[string]any) string {
