@@ -14,6 +14,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/countersign/countersign"
+	"github.com/countersign/countersign/storage/policy/condition"
 	"github.com/countersign/countersign/sts/jwt"
 )
 
@@ -62,7 +63,28 @@ func read(t *rapid.T, holder, compact string) hop {
 	return h
 }
 
-func drawPolicy(t *rapid.T) *countersign.Policy {
+// drawnCondition is a condition with what it means, told without CEL.
+type drawnCondition struct {
+	when  string
+	holds func(parent, child hop) bool
+}
+
+func drawnConditions() []drawnCondition {
+	has := func(h hop, name, value string) bool {
+		return string(h.claims[name]) == value
+	}
+	return []drawnCondition{
+		{`has(subject.email)`, func(parent, _ hop) bool { return has(parent, "email", `"a@b"`) }},
+		{`subject.tenant == 7`, func(parent, _ hop) bool { return has(parent, "tenant", "7") }},
+		{`size(request.scopes) < 3`, func(_, child hop) bool { return len(strings.Fields(child.text("scope"))) < 3 }},
+		{`request.audience != "s2" || caller.name == "s1"`, func(parent, child hop) bool { return child.holder != "s2" || parent.holder == "s1" }},
+		{`!has(subject.act)`, func(parent, _ hop) bool { return parent.claims["act"] == nil }},
+		{`false`, func(_, _ hop) bool { return false }},
+		{`subject.nothing == 1`, func(_, _ hop) bool { return false }},
+	}
+}
+
+func drawPolicy(t *rapid.T, compiler *condition.Compiler) *countersign.Policy {
 	pool := []string{"a", "b", "c", "d"}
 	subset := func(label string, least int) []string {
 		return rapid.SliceOfNDistinct(rapid.SampledFrom(pool), least, len(pool), rapid.ID[string]).Draw(t, label)
@@ -82,10 +104,11 @@ func drawPolicy(t *rapid.T) *countersign.Policy {
 	g.services[0].Accepts = []countersign.Accept{{Issuer: "idp", Audiences: []string{"web"}}}
 	for i := range n {
 		for j := range n {
-			if i == j || j != i+1 && rapid.IntRange(0, 2).Draw(t, "edge") > 0 {
+			reenter := rapid.IntRange(0, 3).Draw(t, "reenter") == 0
+			if i == j && !reenter || j != i+1 && rapid.IntRange(0, 2).Draw(t, "edge") > 0 {
 				continue
 			}
-			c := countersign.Call{From: g.services[i].Name, To: g.services[j].Name,
+			c := countersign.Call{From: g.services[i].Name, To: g.services[j].Name, Reenter: reenter,
 				TTL: countersign.Duration(time.Duration(rapid.IntRange(10, 3600).Draw(t, "ttl")) * time.Second)}
 			for _, name := range subset("scopes", 1) {
 				c.Scopes = append(c.Scopes, needing(name, subset("needs", 1)...))
@@ -93,10 +116,22 @@ func drawPolicy(t *rapid.T) *countersign.Policy {
 			if rapid.Bool().Draw(t, "machine") {
 				c.Machine = []string{c.Scopes[0].Name}
 			}
+			if rapid.IntRange(0, 3).Draw(t, "with a condition") == 0 {
+				c.When = rapid.SampledFrom(drawnConditions()).Draw(t, "when").when
+				compiled, problems := compiler.Compile(c.When)
+				if compiled == nil {
+					t.Fatal(problems)
+				}
+				if rapid.IntRange(0, 9).Draw(t, "compiled") > 0 {
+					c.Condition = compiled
+				}
+			}
 			g.calls = append(g.calls, c)
 		}
 	}
-	return g.policy()
+	p := g.policy()
+	p.MaxHops = rapid.IntRange(1, 16).Draw(t, "max_hops")
+	return p
 }
 
 // drawStart is the first token: a user's at the entry, or one of client_credentials.
@@ -211,12 +246,31 @@ func holdsAttenuation(t *rapid.T, p *countersign.Policy, parent, child hop) {
 	if json.Unmarshal(child.claims["act"], &act) != nil || act.Sub != client || !bytes.Equal(act.Act, before) {
 		t.Fatalf("act %s does not grow by %s from %s", child.claims["act"], client, before)
 	}
+	holdsConditions(t, p, call, parent, child)
 	audience := idOf(child.holder).String()
+	if call.Reenter {
+		holdsIdentity(t, p, parent, child, first)
+		return
+	}
 	if bytes.Contains(child.claims["act"], []byte(`"`+audience+`"`)) || child.text("sub") == audience {
 		t.Fatalf("%s occurs twice: %s", child.holder, child.token.Payload)
 	}
 	holdsIdentity(t, p, parent, child, first)
 	holdsBinding(t, p, parent, child)
+}
+
+// holdsConditions: the call's own condition holds, and the chain is as short as the policy says.
+func holdsConditions(t *rapid.T, p *countersign.Policy, call *countersign.Call, parent, child hop) {
+	if n := bytes.Count(child.claims["act"], []byte(`"act"`)) + 1; n > p.MaxHops {
+		t.Fatalf("%d services with max_hops %d: %s", n, p.MaxHops, child.token.Payload)
+	}
+	if call.When == "" {
+		return
+	}
+	i := slices.IndexFunc(drawnConditions(), func(d drawnCondition) bool { return d.when == call.When })
+	if call.Condition == nil || !drawnConditions()[i].holds(parent, child) {
+		t.Fatalf("%s does not hold for %s", call.When, parent.token.Payload)
+	}
 }
 
 func holdsIdentity(t *rapid.T, p *countersign.Policy, parent, child hop, first bool) {
@@ -246,9 +300,13 @@ func holdsIdentity(t *rapid.T, p *countersign.Policy, parent, child hop, first b
 
 // Attenuation (policy.md): along every chain, under every policy, nothing gets wider. Signed tokens, up to 6 hops.
 func TestAttenuation(t *testing.T) {
-	longest := 0
+	longest, again, conditioned := 0, 0, 0
+	compiler, err := condition.New()
+	if err != nil {
+		t.Fatal(err)
+	}
 	rapid.Check(t, func(t *rapid.T) {
-		p := drawPolicy(t)
+		p := drawPolicy(t, compiler)
 		now := noon
 		h, ok := drawStart(t, p, now)
 		for hops := 0; ok && hops < 6; hops++ {
@@ -259,10 +317,16 @@ func TestAttenuation(t *testing.T) {
 			}
 			child := received(t, grant)
 			holdsAttenuation(t, p, h, child)
+			if grant.Call.When != "" {
+				conditioned++
+			}
+			if chain := grant.Act.Chain(); slices.Contains(chain[1:], chain[0]) {
+				again++
+			}
 			h, longest = child, max(longest, hops+1)
 		}
 	})
-	if longest < 3 {
-		t.Errorf("the longest chain drawn has %d hops: this proves nothing", longest)
+	if longest < 3 || again < 3 || conditioned < 3 {
+		t.Errorf("the longest chain drawn has %d hops, %d tokens have a service twice, %d a condition: this proves nothing", longest, again, conditioned)
 	}
 }
