@@ -121,6 +121,28 @@ func openHouse(t *testing.T) *house {
 	return h
 }
 
+// signedAs is a token of ours with the same claims under another type, signed by our key.
+func (h *house) signedAs(typ, compact string) string {
+	h.t.Helper()
+	token, err := jwt.Parse(compact)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	key, signer, err := h.signer("ES256")
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	var claims map[string]any
+	if err := json.Unmarshal(token.Payload, &claims); err != nil {
+		h.t.Fatal(err)
+	}
+	again, err := jwt.Sign(signer, "ES256", key.ID, typ, claims)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return again
+}
+
 // id is a user's ID token.
 func (h *house) id(changes map[string]any) string {
 	base := with(userClaims(), map[string]any{"iss": h.idp.URL, "exp": h.now().Unix() + 3600, "iat": h.now().Unix(), "nonce": "n", "scope": nil})

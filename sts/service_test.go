@@ -77,6 +77,14 @@ func TestClientCredentials(t *testing.T) {
 	h.policy.Store(g.policy())
 	actor.ActorToken = h.must("gateway", Request{GrantType: GrantClientCredentials}).AccessToken
 	h.must("gateway", actor)
+	for typ, code := range map[string]countersign.Code{"JWT": "", "revocations+jwt": countersign.CodeActor, "logout+jwt": countersign.CodeActor} {
+		actor.ActorToken = h.signedAs(typ, actor.ActorToken)
+		if code == "" {
+			h.must("gateway", actor)
+		} else {
+			h.refuses("what is no token of ours but signed by us: "+typ, as("gateway"), actor, code)
+		}
+	}
 	h.clock.Add(int64(6 * time.Minute))
 	actor.SubjectToken = h.user(nil)
 	h.refuses("an expired actor token", as("gateway"), actor, countersign.CodeActor)
