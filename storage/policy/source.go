@@ -47,6 +47,9 @@ func readYAML(doc []byte, found *faults) (*yaml.Node, bool) {
 		found.add(syntaxFault(err))
 	}
 	root := first.Content[0]
+	if root.Line > 1+bytes.Count(doc, []byte("\n")) {
+		root.Line, root.Column = 1, 1 // a document that is only `---`: the library puts its nothing after the end
+	}
 	if !checkTree(&place{node: root}, 1, found) {
 		return nil, false
 	}
