@@ -74,10 +74,11 @@ func Decide(p *countersign.Policy, in Input) (Grant, Trace) {
 	for _, s := range steps {
 		step := s.judge()
 		step.Name = s.name
-		trace.Steps = append(trace.Steps, step)
 		if !step.OK {
+			trace.Steps = append(trace.Steps, d.advise(step))
 			return Grant{}, trace
 		}
+		trace.Steps = append(trace.Steps, step)
 	}
 	return d.grant, trace
 }

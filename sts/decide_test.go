@@ -51,6 +51,7 @@ func (r row) run(t *testing.T) {
 	if last.Msg == "" || grant.Call != nil {
 		t.Errorf("a denial without a reason, or with a grant: %+v %+v", last, grant)
 	}
+	follow(t, g, in)
 	for _, s := range trace.Steps[:len(trace.Steps)-1] {
 		if !s.OK || s.Name == "" {
 			t.Errorf("a step before the failing one: %+v", s)

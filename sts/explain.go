@@ -36,7 +36,7 @@ func (s *Service) Explain(ctx context.Context, r ExplainRequest) (Explanation, e
 	client, step := explainClient(p, r.From)
 	if !step.OK {
 		step.Name = StepClient
-		e.Steps = []Step{step}
+		e.Steps = []Step{advised(step)}
 		return e, nil
 	}
 	in := Input{Now: now, Issuer: s.cfg.Issuer, Client: client.ID, Scopes: r.Scopes}
@@ -50,7 +50,7 @@ func (s *Service) Explain(ctx context.Context, r ExplainRequest) (Explanation, e
 		subject, err := s.verify(ctx, p, client, r.Token, anyKind, now)
 		if err != nil {
 			step.Name = StepClient
-			e.Steps = []Step{step, failed(StepSubject, err)}
+			e.Steps = []Step{step, refusedToken(p, s.cfg.Issuer, client, r.Token, err)}
 			return e, unjudged(err)
 		}
 		in.Subject = subject
@@ -76,7 +76,11 @@ func explainClient(p *countersign.Policy, from string) (*countersign.Service, St
 			return nil, denied(countersign.CodeClient, "", "%s is no service of policy version %d", quote(from), p.Version)
 		}
 	}
-	return admitClient(p, id)
+	service, step := admitClient(p, id)
+	if !step.OK {
+		step.Nearest, step.Change = adviseClient(p, id, step.Code)
+	}
+	return service, step
 }
 
 // unjudged tells a verdict on the token from a failure to reach one.

@@ -33,6 +33,7 @@ type issuedDetail struct {
 	Chain    []string  `json:"chain,omitempty"` // act, the client first
 	Bound    bool      `json:"bound,omitempty"` // to the certificate whose serial stands under `by`
 	subjectDetail
+	Asked     asked  `json:"asked,omitzero"`
 	Sub       string `json:"sub"`
 	SubIssuer string `json:"sub_iss"`
 }
@@ -43,6 +44,15 @@ type subjectDetail struct {
 	Parent  string                     `json:"parent,omitempty"`         // its jti, if it is ours
 	Session string                     `json:"sid,omitempty"`
 	Dropped map[string]json.RawMessage `json:"dropped,omitempty"` // jti, act, cnf of an external one; long ones by size and hash
+
+	// What `policy simulate` needs to decide again, and no claim beyond: see [ReadExchange].
+	Held    []string  `json:"held,omitempty"`       // the scopes that counted
+	Cut     []string  `json:"cut,omitempty"`        // those that the policy does not let its issuer assert
+	Aud     []string  `json:"aud,omitempty"`        // of an external one: by which the client takes it
+	Passed  []string  `json:"passed,omitempty"`     // of one of ours: its act, the newest first
+	Ends    time.Time `json:"subject_exp,omitzero"` // its exp
+	MayAct  string    `json:"may_act,omitempty"`    // "ok": it names the client; "no": somebody else
+	ActedBy string    `json:"actor,omitempty"`      // of the actor token, if one was sent: whom it proves, or "nobody"
 }
 
 // deniedDetail is the Detail of token.denied.
@@ -78,7 +88,7 @@ func (s *Service) recordIssued(ctx context.Context, x *exchange) error {
 			Grant: x.request.GrantType, Client: g.Client.ID.String(), Audience: g.Audience.Name,
 			Scope: strings.Join(g.Scopes, " "), Rule: ruleOf(g.Call), Policy: x.policy.Version,
 			Txn: x.token.transaction, JTI: x.token.id, Expires: g.Expires, KID: x.token.kid, Chain: g.Act.Chain(), Bound: g.Thumbprint != nil,
-			subjectDetail: x.subjectDetail(), Sub: g.Sub, SubIssuer: g.SubIssuer,
+			subjectDetail: x.subjectDetail(), Asked: x.asked(), Sub: g.Sub, SubIssuer: g.SubIssuer,
 		},
 	})
 	return notRecorded(err)
@@ -99,10 +109,7 @@ func (s *Service) recordDenied(ctx context.Context, x *exchange, cause error) er
 	detail := deniedDetail{
 		Grant: x.request.GrantType, Client: x.by.ID.String(), Policy: x.policy.Version,
 		Msg: denial.Msg, Hint: denial.Hint, Steps: x.trace.Steps, subjectDetail: x.subjectDetail(),
-		Asked: asked{
-			Audience: x.request.Audiences, Resource: x.request.Resources,
-			Scope: strings.Join(x.request.Scopes, " "), ClientID: x.request.ClientID,
-		},
+		Asked: x.asked(),
 	}
 	if x.subject != nil {
 		detail.Sub, detail.SubIssuer, detail.Txn = x.subject.Sub, x.subject.SubIssuer, x.subject.Transaction
@@ -139,6 +146,13 @@ func (x *exchange) target() string {
 	return to.Name
 }
 
+func (x *exchange) asked() asked {
+	return asked{
+		Audience: x.request.Audiences, Resource: x.request.Resources,
+		Scope: strings.Join(x.request.Scopes, " "), ClientID: x.request.ClientID,
+	}
+}
+
 func (x *exchange) subjectDetail() subjectDetail {
 	var d subjectDetail
 	if x.request.SubjectToken != "" {
@@ -147,7 +161,10 @@ func (x *exchange) subjectDetail() subjectDetail {
 	if x.subject != nil {
 		d.Parent, d.Session = x.subject.ID, x.subject.SessionID
 		d.Dropped = bounded(x.subject.Dropped)
+		d.Held, d.Cut, d.Aud, d.Passed, d.Ends = x.subject.Scopes, x.subject.Cut, x.subject.Audiences, x.subject.Act.Chain(), x.subject.Expires
+		d.MayAct = x.mayAct
 	}
+	d.ActedBy = x.actor
 	return d
 }
 

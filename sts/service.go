@@ -124,6 +124,8 @@ type exchange struct {
 	trace   Trace
 	grant   Grant
 	token   minted
+
+	mayAct, actor string // for the record: see subjectDetail
 }
 
 // decide judges a request by the policy that is in force when it is done: the wait for an issuer's keys may take seconds, and
@@ -152,7 +154,7 @@ func (s *Service) judge(ctx context.Context, x *exchange) error {
 		return err
 	}
 	if err := x.request.check(); err != nil {
-		x.trace.Steps = append(x.trace.Steps, failed(StepRequest, err))
+		x.trace.Steps = append(x.trace.Steps, refusedRequest(x.request, err))
 		return err
 	}
 	in := Input{
@@ -162,7 +164,7 @@ func (s *Service) judge(ctx context.Context, x *exchange) error {
 	if !in.Machine {
 		subject, err := s.verify(ctx, x.policy, client, x.request.SubjectToken, kindOf(x.request.SubjectTokenType), x.now)
 		if err != nil {
-			x.trace.Steps = append(x.trace.Steps, failed(StepSubject, err))
+			x.trace.Steps = append(x.trace.Steps, refusedToken(x.policy, s.cfg.Issuer, client, x.request.SubjectToken, err))
 			return err
 		}
 		x.now = s.cfg.Now() // lifetimes count from the end of a wait for keys
@@ -170,6 +172,14 @@ func (s *Service) judge(ctx context.Context, x *exchange) error {
 	}
 	if in.ActorSent {
 		in.Actor = s.provenBy(x.request.ActorToken, x.now)
+		if x.actor = in.Actor.String(); x.actor == "" {
+			x.actor = nobody
+		}
+	}
+	if in.Subject != nil && in.Subject.MayAct != nil {
+		if x.mayAct = mayActNo; names(in.Subject.MayAct, in.Client.String(), in.Issuer) {
+			x.mayAct = mayActOK
+		}
 	}
 	x.grant, x.trace = Decide(x.policy, in)
 	if denial := x.trace.Err(); denial != nil {
@@ -197,6 +207,10 @@ func (s *Service) admit(x *exchange) (*countersign.Service, Step) {
 
 func (x *exchange) add(name string, step Step) bool {
 	step.Name = name
+	if !step.OK {
+		step.Nearest, step.Change = adviseClient(x.policy, x.by.ID, step.Code)
+		step = advised(step)
+	}
 	x.trace.Steps = append(x.trace.Steps, step)
 	return step.OK
 }

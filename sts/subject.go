@@ -25,6 +25,8 @@ type Subject struct {
 
 	Sub, SubIssuer string // as they will stand in the minted token
 	Scopes         []string
+	Cut            []string // asserted by an external token, but not among its issuer's `scopes`: they count for nothing
+	Audiences      []string // of an external token: those of its aud by which the client takes it
 	Expires        time.Time
 	Transaction    string // of a token of ours
 	ID             string // jti of a token of ours
@@ -127,14 +129,17 @@ func readExternal(p *countersign.Policy, issuer *countersign.Issuer, client *cou
 		return nil, wrongClaim(err)
 	}
 	wanted := client.AudiencesFor(issuer.Name)
-	if !slices.ContainsFunc(aud, func(a string) bool { return slices.Contains(wanted, a) }) {
+	taken := intersect(aud, wanted)
+	if len(taken) == 0 {
 		return nil, countersign.Errorf(countersign.CodeSubjectAudience, "the subject token is addressed to %s; %s takes tokens of %s for %s",
 			quote(strings.Join(aud, " ")), client.Name, issuer.Name, list(wanted))
 	}
 	c := reader{claims: t.Claims}
+	asserted := c.scopes(issuer.ScopeClaim)
 	s := &Subject{
-		External: issuer, SubIssuer: issuer.URL, Expires: c.time("exp"), SessionID: c.optional("sid"),
-		Scopes:  intersect(c.scopes(issuer.ScopeClaim), issuer.Scopes),
+		External: issuer, SubIssuer: issuer.URL, Expires: c.time("exp"), SessionID: c.optional("sid"), Audiences: taken,
+		Scopes:  intersect(asserted, issuer.Scopes),
+		Cut:     without(asserted, issuer.Scopes),
 		Carry:   pick(t.Claims, issuer.Carry, keptAlways()),
 		Dropped: pick(t.Claims, []string{"jti", "act", "cnf"}),
 		Payload: t.Payload,
@@ -214,6 +219,20 @@ func pick(c jwt.Claims, names ...[]string) map[string]json.RawMessage {
 		}
 	}
 	return picked
+}
+
+// maxCut bounds what is remembered of scopes that count for nothing.
+const maxCut = 32
+
+// without keeps what is asserted and not allowed, cut to what is worth telling.
+func without(asserted, allowed []string) []string {
+	var cut []string
+	for _, s := range asserted {
+		if len(cut) < maxCut && len(s) > 0 && len(s) <= 128 && !slices.Contains(allowed, s) && !slices.Contains(cut, s) {
+			cut = append(cut, s)
+		}
+	}
+	return cut
 }
 
 // intersect keeps what both have, once, in the order of asserted.

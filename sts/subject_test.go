@@ -192,7 +192,7 @@ func TestReadExternalKeeps(t *testing.T) {
 		"act": map[string]any{"sub": idOf("orders").String()}, "may_act": map[string]any{"sub": "z"}, "sub_iss": us, "client_id": "web",
 	})
 	want := &Subject{
-		External: s.External, Sub: "alice", SubIssuer: idpURL, Scopes: []string{"orders:read", "shop.write"},
+		External: s.External, Sub: "alice", SubIssuer: idpURL, Scopes: []string{"orders:read", "shop.write"}, Cut: []string{"admin"}, Audiences: []string{"shop-web"},
 		Payload: s.Payload,
 		Expires: time.Unix(noon.Unix()+3600, 0).UTC(), SessionID: "s1", MayAct: json.RawMessage(`{"sub":"z"}`),
 		Carry: map[string]json.RawMessage{"email": json.RawMessage(`"a@b"`), "amr": json.RawMessage(`["pwd"]`)},

@@ -27,7 +27,11 @@ type Step struct {
 	Code countersign.Code `json:"code,omitempty"` // of a step that failed
 	Msg  string           `json:"msg,omitempty"`  // what was found
 	Rule string           `json:"rule,omitempty"` // the part of the policy that decided: "call gateway -> orders"
-	Hint string           `json:"hint,omitempty"` // of a step that failed: the nearest rule, what would allow it
+	Hint string           `json:"hint,omitempty"` // of a step that failed: what there is instead
+
+	// Of a step that failed. Nearest is the rule that comes nearest to allowing it, "" if there is none; Change is never nil.
+	Nearest string  `json:"nearest,omitempty"`
+	Change  *Change `json:"change,omitempty"`
 }
 
 // Trace explains a decision: every step up to the one that failed, or all of them.
