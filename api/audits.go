@@ -166,14 +166,22 @@ func writeStream(rq *request, stream *http.ResponseController, page []byte) erro
 	return nil
 }
 
-// verifyAudit reads and checks the whole log, with the audit keys that the ring has on record.
-func (s *Server) verifyAudit(rq *request) error {
+// patient lifts the connection's deadlines, for work that grows with the log.
+func patient(rq *request) error {
 	stream := http.NewResponseController(rq.Response())
 	if err := stream.SetWriteDeadline(time.Time{}); err != nil {
 		return fmt.Errorf("lift the write deadline: %w", err)
 	}
 	if err := stream.SetReadDeadline(time.Time{}); err != nil {
 		return fmt.Errorf("lift the read deadline: %w", err)
+	}
+	return nil
+}
+
+// verifyAudit reads and checks the whole log, with the audit keys that the ring has on record.
+func (s *Server) verifyAudit(rq *request) error {
+	if err := patient(rq); err != nil {
+		return err
 	}
 	report, err := s.Audit.Verify(rq.Request().Context(), func(kid string) (crypto.PublicKey, bool) {
 		key, ok := s.Keys.Key(kid)

@@ -134,7 +134,10 @@ func (s *Server) explain(rq *request) error {
 		Steps: make([]wire.Step, 0, len(x.Steps)),
 	}
 	for _, step := range x.Steps {
-		out.Steps = append(out.Steps, wire.Step(step))
+		out.Steps = append(out.Steps, wire.Step{
+			Name: step.Name, OK: step.OK, Code: step.Code, Msg: step.Msg, Rule: step.Rule, Hint: step.Hint,
+			Nearest: step.Nearest, Change: change(step.Change),
+		})
 	}
 	return rq.answer(http.StatusOK, out)
 }

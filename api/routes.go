@@ -120,6 +120,8 @@ func routes(issuerPath string) []route {
 		{method: get, path: "/v1/policy/history", auth: authViewer, query: []string{"limit"}, handle: (*Server).policyHistory},
 		{method: post, path: "/v1/policy/rollback", auth: authAdmin, body: smallBody, media: wire.JSON, handle: (*Server).rollback},
 		{method: post, path: "/v1/policy/explain", auth: authViewer, body: formBody, media: wire.JSON, handle: (*Server).explain},
+		{method: post, path: "/v1/policy/simulate", auth: authViewer, body: policyBody, media: wire.YAML, query: []string{"last"}, handle: (*Server).simulate},
+		{method: get, path: "/v1/policy/suggestions", auth: authViewer, query: []string{"days"}, long: true, handle: (*Server).suggestions},
 		{method: get, path: "/v1/services", auth: authViewer, handle: (*Server).services},
 		{method: post, path: "/v1/services/:name/disable", auth: authOperator, body: smallBody, media: wire.JSON, handle: (*Server).disableService},
 		{method: post, path: "/v1/services/:name/enable", auth: authOperator, body: smallBody, media: wire.JSON, handle: (*Server).enableService},

@@ -115,12 +115,18 @@ func (x *Exchange) subject(d recorded) {
 	}
 }
 
-// Judged tells whether everything that decided the request is known, so that it can be decided again.
+// Judged tells whether everything that decided the request is known, so that it can be decided again: it was refused, if
+// it was, by a step of [Decide] that is no question of how the client proved itself.
 func (x Exchange) Judged() bool {
-	if x.Allowed || x.Subject != nil {
+	switch {
+	case x.Allowed:
 		return true
+	case x.Step == StepClient:
+		return x.Machine && (x.Code == countersign.CodeClient || x.Code == countersign.CodeServiceDisabled)
+	case x.Step == StepCall, x.Step == StepScope, x.Step == StepConditions, x.Step == StepLifetime:
+		return x.Machine || x.Subject != nil
 	}
-	return x.Machine && x.Step != "" && x.Step != StepRequest
+	return false
 }
 
 // Decide judges the request by another policy, as if it came at the time when it did. ourIssuer is our issuer identifier.

@@ -59,6 +59,22 @@ func (c *Client) Explain(ctx context.Context, rq wire.ExplainRequest) (wire.Expl
 	return out, err
 }
 
+// Simulate decides the last exchanges of the audit log again by a draft; 0 is the daemon's default. Nothing is changed.
+func (c *Client) Simulate(ctx context.Context, draft []byte, last int) (wire.Simulation, error) {
+	var out wire.Simulation
+	err := c.do(ctx, call{
+		method: http.MethodPost, path: "/v1/policy/simulate", query: values("last", number(last)), body: draft, mediaType: wire.YAML,
+	}, &out)
+	return out, err
+}
+
+// Suggestions looks back over the days; 0 is the daemon's default.
+func (c *Client) Suggestions(ctx context.Context, days int) (wire.Suggestions, error) {
+	var out wire.Suggestions
+	err := c.do(ctx, call{method: http.MethodGet, path: "/v1/policy/suggestions", query: values("days", number(days)), long: true}, &out)
+	return out, err
+}
+
 // Services gives the services of the policy with their states.
 func (c *Client) Services(ctx context.Context) (wire.Services, error) {
 	var out wire.Services

@@ -68,6 +68,89 @@ type Step struct {
 	Msg  string           `json:"msg,omitempty"`
 	Rule string           `json:"rule,omitempty"`
 	Hint string           `json:"hint,omitempty"`
+
+	Nearest string  `json:"nearest,omitempty"` // of a step that failed: the rule that comes nearest to allowing it
+	Change  *Change `json:"change,omitempty"`  // of a step that failed: the smallest change with which it would pass
+}
+
+// Change is the smallest change that would let a step pass. It does not say that it should be made.
+type Change struct {
+	In    string `json:"in"`              // policy, request, token or command
+	Op    string `json:"op"`              // add, set or remove
+	Path  string `json:"path,omitempty"`  // as "calls[gateway -> orders].scopes", "audience"
+	Value string `json:"value,omitempty"` // in the policy: YAML in one line
+	Note  string `json:"note,omitempty"`
+	Text  string `json:"text"` // all of it, for people
+}
+
+// Simulation is the answer to POST /v1/policy/simulate.
+type Simulation struct {
+	Against    int               `json:"against"`        // exchanges that were asked for
+	Replayed   int               `json:"replayed"`       // exchanges that there were
+	Since      time.Time         `json:"since,omitzero"` // of the oldest
+	Until      time.Time         `json:"until,omitzero"` // of the newest
+	Version    int               `json:"version"`        // of the policy in force
+	Unchanged  int               `json:"unchanged"`
+	Unreadable int               `json:"unreadable,omitempty"` // records of an older version, which hold too little
+	Breaking   int               `json:"breaking"`             // allowed ones that the draft would deny and the policy in force would not
+	Counts     map[string]int    `json:"counts"`               // by change
+	Groups     []SimulationGroup `json:"groups"`               // the most frequent first
+	Dropped    int               `json:"dropped,omitempty"`    // exchanges of groups beyond the first 1000
+}
+
+// SimulationGroup is exchanges along one call that would change in the same way.
+type SimulationGroup struct {
+	Change    string           `json:"change"` // "allowed -> denied", "denied -> allowed", "other scopes", "other lifetime", ...
+	From      string           `json:"from"`
+	To        string           `json:"to,omitempty"`
+	Code      countersign.Code `json:"code,omitempty"`
+	Why       string           `json:"why,omitempty"`
+	Before    string           `json:"before,omitempty"`
+	After     string           `json:"after,omitempty"`
+	When      string           `json:"when,omitempty"`
+	Already   bool             `json:"already,omitempty"` // the policy in force decides like the draft
+	Count     int              `json:"count"`
+	RequestID string           `json:"request_id,omitempty"` // of the newest, for `audit search --request`
+	Newest    time.Time        `json:"newest,omitzero"`
+	Fix       string           `json:"fix,omitempty"` // the smallest change of the draft that would allow it
+}
+
+// Suggestions is the answer to GET /v1/policy/suggestions.
+type Suggestions struct {
+	Version     int               `json:"version"`      // of the policy in force
+	VersionFrom time.Time         `json:"version_from"` // when it was applied
+	Asked       string            `json:"asked"`        // the period that was asked for
+	Since       time.Time         `json:"since,omitzero"`
+	Until       time.Time         `json:"until"`
+	Short       bool              `json:"short,omitempty"` // the log reaches back less far than was asked for
+	Requests    int               `json:"requests"`        // that were read
+	Unused      []UnusedRule      `json:"unused"`          // calls that no token was made for
+	Scopes      []UnusedRule      `json:"scopes"`          // scopes, of calls in use, that no token held
+	Denials     []IntendedRequest `json:"denials"`         // requests that look as if they were meant to work
+	MTLS        int               `json:"mtls_only"`       // calls without scopes: their use is not seen here
+	Dropped     int               `json:"dropped,omitempty"`
+}
+
+// UnusedRule is a call, or a scope of one.
+type UnusedRule struct {
+	From  string `json:"from"`
+	To    string `json:"to"`
+	Scope string `json:"scope,omitempty"`
+}
+
+// IntendedRequest is what a service tried several times and is still denied.
+type IntendedRequest struct {
+	From      string           `json:"from"`
+	To        string           `json:"to"`
+	Scope     string           `json:"scope,omitempty"`
+	Code      countersign.Code `json:"code"`
+	Count     int              `json:"count"`
+	Tokens    int              `json:"tokens"` // different subject tokens among them, counted up to 3
+	First     time.Time        `json:"first"`
+	Last      time.Time        `json:"last"`
+	RequestID string           `json:"request_id,omitempty"`
+	Why       string           `json:"why"`
+	Change    *Change          `json:"change"`
 }
 
 // Services is the answer to GET /v1/services, in the document's order.

@@ -15,6 +15,7 @@ import (
 	"github.com/countersign/countersign/api/client"
 	"github.com/countersign/countersign/api/wire"
 	"github.com/countersign/countersign/cmd/countersign/daemon"
+	"github.com/countersign/countersign/sts"
 )
 
 func (a *app) auditCommand() *cobra.Command {
@@ -68,6 +69,7 @@ func (a *app) follow(ctx context.Context, c *client.Client, seen []wire.AuditRec
 func (a *app) auditSearch() *cobra.Command {
 	var query client.AuditQuery
 	var since, until string
+	var why bool
 	c := &cobra.Command{
 		Use: "search [TEXT]", Short: "find records, newest first",
 		Example: "  countersign audit search --outcome denied --since 1h\n  countersign audit search --subject orders --type token.issued -o json",
@@ -94,11 +96,12 @@ func (a *app) auditSearch() *cobra.Command {
 					return &failure{Exit: exitNotFound, What: "no record fits", Why: "no record of the log is all that was asked for",
 						Next: "ask for less, or for a longer time; `countersign audit tail` prints the newest"}
 				}
-				return a.showRecords(found.Records)
+				return a.showDecisions(found.Records, why || query.RequestID != "")
 			})
 		},
 	}
 	flags := c.Flags()
+	flags.BoolVar(&why, "why", false, "with each denied token request the whole decision (default with --request)")
 	flags.StringVar(&query.Type, "type", "", "as token.issued, token.denied, certificate.issued, key.rotated, policy.applied")
 	flags.StringVar(&query.Outcome, "outcome", "", "ok, denied, failed or intent")
 	flags.StringVar(&query.Subject, "subject", "", "what it is about: a service, serial, kid or version")
@@ -144,6 +147,39 @@ func (a *app) showRecords(records []wire.AuditRecord) error {
 			}
 		default:
 			fmt.Fprintln(a.out, recordLine(r))
+		}
+	}
+	return nil
+}
+
+// showDecisions prints records, and beneath each refused token request how that was decided: what the client was not told.
+func (a *app) showDecisions(records []wire.AuditRecord, why bool) error {
+	if !why || a.output != "table" {
+		return a.showRecords(records)
+	}
+	for _, r := range records {
+		if err := a.showRecords([]wire.AuditRecord{r}); err != nil {
+			return err
+		}
+		var detail struct {
+			Steps []sts.Step `json:"steps"`
+		}
+		if r.Type != "token.denied" || json.Unmarshal(r.Detail, &detail) != nil {
+			continue
+		}
+		w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', 0)
+		for _, step := range detail.Steps {
+			shown := wire.Step{Hint: step.Hint, Nearest: step.Nearest}
+			if step.Change != nil {
+				shown.Change = &wire.Change{Text: step.Change.String()}
+			}
+			row(w, "        "+mark(step.OK), step.Name, step.Msg, step.Rule)
+			for _, line := range adviceText(shown) {
+				row(w, "", "", line)
+			}
+		}
+		if err := w.Flush(); err != nil {
+			return err
 		}
 	}
 	return nil

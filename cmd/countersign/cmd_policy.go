@@ -20,7 +20,8 @@ const maxPolicy = 1 << 20
 
 func (a *app) policyCommand() *cobra.Command {
 	return group("policy", "the call graph: who may call whom, with which scopes",
-		a.policyApply(), a.policyShow(), a.policyHistory(), a.policyRollback(), a.policyExplain())
+		a.policyApply(), a.policyShow(), a.policyHistory(), a.policyRollback(), a.policyExplain(),
+		a.policyReach(), a.policyTest(), a.policySimulate(), a.policySuggest())
 }
 
 func (a *app) policyApply() *cobra.Command {
@@ -261,8 +262,8 @@ func (a *app) explainCall(ctx context.Context, rq wire.ExplainRequest) error {
 	err = a.show(explanation, func(w *tabwriter.Writer) {
 		for _, step := range explanation.Steps {
 			row(w, mark(step.OK), step.Name, step.Msg, step.Rule)
-			if step.Hint != "" {
-				row(w, "", "", "-> "+step.Hint)
+			for _, line := range adviceText(step) {
+				row(w, "", "", line)
 			}
 		}
 	})
@@ -285,12 +286,27 @@ func refusedCall(rq wire.ExplainRequest, e wire.Explanation) error {
 			continue
 		}
 		f.Why = step.Name + ": " + step.Msg
-		if step.Hint != "" {
-			f.Next = step.Hint
+		if step.Change != nil {
+			f.Next = "if it should be allowed: " + step.Change.Text
 		}
 		break
 	}
 	return f
+}
+
+// adviceText is what a step that failed says beside its message.
+func adviceText(step wire.Step) []string {
+	var lines []string
+	if step.Hint != "" {
+		lines = append(lines, "-> "+step.Hint)
+	}
+	if step.Nearest != "" {
+		lines = append(lines, "nearest rule: "+step.Nearest)
+	}
+	if step.Change != nil {
+		lines = append(lines, "smallest change: "+step.Change.Text)
+	}
+	return lines
 }
 
 func mark(ok bool) string {

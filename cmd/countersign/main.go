@@ -1,6 +1,7 @@
 // Command countersign is the daemon, its command line and its demo in one binary.
 //
-// It never decides anything that the daemon decides: commands read flags and files, call the API, and show the answer.
+// It never decides anything that the daemon decides: commands read flags and files, call the API, and show the answer. Only
+// the policy tools that work on a document (policy reach, test and export) judge it here, by the daemon's own functions.
 package main
 
 import (

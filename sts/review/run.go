@@ -1,0 +1,154 @@
+package review
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/countersign/countersign"
+	"github.com/countersign/countersign/sts"
+)
+
+// Result is how a case went.
+type Result struct {
+	Name    string           `json:"name"`
+	Line    int              `json:"line"`
+	OK      bool             `json:"ok"`
+	Want    string           `json:"want"`
+	Got     string           `json:"got"`
+	Allowed bool             `json:"allowed"`
+	Granted []string         `json:"granted,omitempty"`
+	Code    countersign.Code `json:"code,omitempty"`
+	Step    string           `json:"step,omitempty"`
+	Why     string           `json:"why,omitempty"`    // of a denial: what was found
+	Change  string           `json:"change,omitempty"` // of a denial: the smallest change that would allow it
+}
+
+// Run decides the cases by a policy at one moment. It is pure.
+func Run(p *countersign.Policy, cases []Case, now time.Time) []Result {
+	p = inForce(p, 1)
+	results := make([]Result, 0, len(cases))
+	for i := range cases {
+		results = append(results, cases[i].run(p, now))
+	}
+	return results
+}
+
+// ourIssuer stands for the authority's own identifier: no policy may name it, and no decision depends on what it is.
+const ourIssuer = "https://countersign.invalid"
+
+func (c *Case) run(p *countersign.Policy, now time.Time) Result {
+	r := Result{Name: c.Name, Line: c.Line, Want: c.want()}
+	x, err := c.exchange(p, now)
+	if err != nil {
+		r.Got = "the case does not fit the policy: " + err.Error()
+		return r
+	}
+	grant, trace := x.Decide(p, ourIssuer)
+	if denial := trace.Err(); denial != nil {
+		last := trace.Steps[len(trace.Steps)-1]
+		r.Code, r.Step, r.Why, r.Change = denial.Code, last.Name, denial.Msg, last.Change.String()
+		r.Got = fmt.Sprintf("deny: %s at step %s", r.Code, r.Step)
+	} else {
+		r.Allowed, r.Granted = true, grant.Scopes
+		r.Got = "allow: " + strings.Join(grant.Scopes, " ")
+	}
+	r.OK = c.fits(r)
+	return r
+}
+
+func (c *Case) want() string {
+	switch {
+	case c.Expect == "allow" && c.Granted != nil:
+		return "allow: " + strings.Join(c.Granted, " ")
+	case c.Expect == "deny" && c.Code+c.Step != "":
+		return strings.TrimSpace("deny: " + c.Code + " at step " + c.Step)
+	}
+	return c.Expect
+}
+
+func (c *Case) fits(r Result) bool {
+	if c.Expect == "deny" {
+		return !r.Allowed && (c.Code == "" || c.Code == string(r.Code)) && (c.Step == "" || c.Step == r.Step)
+	}
+	if c.Granted == nil {
+		return r.Allowed
+	}
+	want, got := slices.Sorted(slices.Values(c.Granted)), slices.Sorted(slices.Values(r.Granted))
+	return r.Allowed && slices.Equal(want, got)
+}
+
+// exchange is the request that the case describes. An error says that no such token can exist under p.
+func (c *Case) exchange(p *countersign.Policy, now time.Time) (sts.Exchange, error) {
+	client, err := countersign.NewServiceID(p.TrustDomain, c.From)
+	if err != nil {
+		return sts.Exchange{}, err
+	}
+	x := sts.Exchange{At: now, Client: client, Machine: c.Machine, Scopes: c.Scopes}
+	if strings.HasPrefix(c.To, "https://") {
+		x.Resources = []string{c.To}
+	} else if c.To != "" {
+		x.Audiences = []string{c.To}
+	}
+	if c.Holds == nil {
+		return x, nil
+	}
+	return x, c.Holds.subject(p, &x)
+}
+
+// subject puts the subject token into x.
+func (h *Holds) subject(p *countersign.Policy, x *sts.Exchange) error {
+	s := &sts.Subject{Sub: "a-user", Scopes: h.Scopes, Expires: x.At.Add(time.Hour)}
+	x.Subject = s
+	var issuer *countersign.Issuer
+	for i := range p.Issuers {
+		if p.Issuers[i].Name == h.Issuer || h.Issuer == "" && issuer == nil && len(p.Issuers[i].Scopes) > 0 {
+			issuer = &p.Issuers[i]
+		}
+	}
+	switch {
+	case issuer == nil && h.Issuer != "":
+		return fmt.Errorf("it has no issuer %.60q", h.Issuer)
+	case issuer == nil:
+		return fmt.Errorf("it has no issuer of users, so there are no relay tokens")
+	}
+	s.SubIssuer = issuer.URL
+	if h.Issuer == "" {
+		s.ID, s.Transaction = "parent", "transaction"
+		for _, name := range h.Chain {
+			id, err := countersign.NewServiceID(p.TrustDomain, name)
+			if err != nil {
+				return err
+			}
+			s.Act = &sts.Actor{Sub: id.String(), Act: s.Act}
+		}
+	} else {
+		x.SubjectIssuer = issuer.URL
+		if s.Audiences = []string{h.Audience}; h.Audience == "" {
+			client, ok := p.ServiceByID(x.Client)
+			if ok {
+				s.Audiences = client.AudiencesFor(issuer.Name)
+			}
+		}
+	}
+	return h.claims(s, issuer)
+}
+
+// claims are the further ones, where a subject keeps them.
+func (h *Holds) claims(s *sts.Subject, issuer *countersign.Issuer) error {
+	s.Carry = map[string]json.RawMessage{}
+	for name, value := range h.Claims {
+		raw, err := json.Marshal(value)
+		switch {
+		case err != nil:
+			return fmt.Errorf("the claim %.60q is nothing that JSON knows", name)
+		case name == "may_act":
+			s.MayAct = raw
+		case slices.Contains(issuer.Carry, name):
+			s.Carry[name] = raw
+		}
+	}
+	return nil
+}
