@@ -21,7 +21,7 @@ const maxPolicy = 1 << 20
 func (a *app) policyCommand() *cobra.Command {
 	return group("policy", "the call graph: who may call whom, with which scopes",
 		a.policyApply(), a.policyShow(), a.policyHistory(), a.policyRollback(), a.policyExplain(),
-		a.policyReach(), a.policyTest(), a.policySimulate(), a.policySuggest())
+		a.policyReach(), a.policyTest(), a.policySimulate(), a.policySuggest(), a.policyExport())
 }
 
 func (a *app) policyApply() *cobra.Command {
