@@ -22,8 +22,7 @@ func (d *decision) call() Step {
 	call, ok := d.p.Call(from, to.Name)
 	if !ok {
 		return denied(countersign.CodeNoCall, "", "the policy has no call %s -> %s", from, to.Name).
-			hint("%s may call: %s; to allow this one, add to calls: {from: %s, to: %s, scopes: [...]}",
-				from, list(callees(d.p.CallsFrom(from))), from, to.Name)
+			hint("%s may call: %s", from, list(callees(d.p.CallsFrom(from))))
 	}
 	return d.choose(call)
 }

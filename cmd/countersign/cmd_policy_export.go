@@ -43,7 +43,7 @@ a file, without a daemon; istio and envoy then need --issuer.`,
 				return &failure{Exit: exitLocal, What: "who issues the tokens?", Why: format + " checks tokens, and a file does not say whose",
 					Next: "--issuer URL, the issuer identifier of the daemon: it is `issuer` in its countersign.yaml"}
 			case err != nil:
-				return &failure{Exit: exitLocal, What: err.Error(), Next: "countersign policy export --help"}
+				return &failure{Exit: exitLocal, What: err.Error(), Why: "--format chooses one", Next: "countersign policy export --help"}
 			}
 			return a.show(map[string]string{"format": format, "text": string(text)}, func(w *tabwriter.Writer) { _, _ = a.out.Write(text) })
 		},

@@ -65,7 +65,8 @@ func parsePolicy(document []byte, path string) (*countersign.Policy, error) {
 	if len(faults) == 0 {
 		return p, nil
 	}
-	f := &failure{Exit: exitLocal, What: fmt.Sprintf("%s has %d fault%s", path, len(faults), plural(len(faults)))}
+	f := &failure{Exit: exitLocal, What: fmt.Sprintf("%s has %d fault%s", path, len(faults), plural(len(faults))),
+		Why: "a document with faults is no policy", Next: "mend them; docs/policy.md describes every key"}
 	for _, fault := range faults {
 		f.Details = append(f.Details, faultText(path, wire.Fault(fault)))
 	}
@@ -91,7 +92,7 @@ are shown. Works on the policy in force, or with --policy on a file, without a d
 				return err
 			}
 			if _, ok := p.Service(to); to != "" && !ok {
-				return &failure{Exit: exitNotFound, What: "the policy has no service " + quoted(to), Next: "see `countersign service list`"}
+				return &failure{Exit: exitNotFound, What: "the policy has no service " + quoted(to), Why: "--to names one of its services", Next: "see `countersign service list`"}
 			}
 			reached := review.Reach(p, scopes, to)
 			if reached == nil {
@@ -168,6 +169,7 @@ func (a *app) readCases(path string) ([]review.Case, error) {
 		return cases, nil
 	}
 	f := &failure{Exit: exitLocal, What: fmt.Sprintf("%s has %d fault%s; nothing was tested", path, len(faults), plural(len(faults))),
+		Why:  "a case that can't be read would pass in silence",
 		Next: "docs/policy-tools.md describes the file"}
 	for _, fault := range faults {
 		f.Details = append(f.Details, path+":"+fault.String())
@@ -199,7 +201,8 @@ func (a *app) showResults(path string, results []review.Result) error {
 		fmt.Fprintf(w, "%d cases, %d failed\n", len(results), failed)
 	})
 	if err == nil && failed > 0 {
-		err = &failure{Exit: exitCondition, What: fmt.Sprintf("%d of %d cases do not hold", failed, len(results))}
+		err = &failure{Exit: exitCondition, What: fmt.Sprintf("%d of %d cases do not hold", failed, len(results)),
+			Why: "the policy decides them otherwise than " + path + " says", Next: "mend the policy, or the cases that are out of date"}
 	}
 	return err
 }
@@ -217,7 +220,7 @@ Exits with 4 if the draft would deny what was allowed and what the policy in for
 			text, ok := strings.CutPrefix(against, "last:")
 			last, err := strconv.Atoi(text)
 			if !ok || err != nil || last < 1 || last > 100_000 {
-				return &failure{Exit: exitLocal, What: "--against: " + quoted(against) + " is no part of the audit log", Next: "write last:N, N from 1 to 100000"}
+				return &failure{Exit: exitLocal, What: "--against: " + quoted(against) + " is no part of the audit log", Why: "it is a number of exchanges, the newest", Next: "write last:N, N from 1 to 100000"}
 			}
 			draft, err := a.readPolicy(args[0])
 			if err != nil {
@@ -260,6 +263,7 @@ func (a *app) showSimulation(s wire.Simulation) error {
 	})
 	if err == nil && s.Breaking > 0 {
 		err = &failure{Exit: exitCondition, What: fmt.Sprintf("the draft would deny %d of %d exchanges that were allowed", s.Breaking, s.Replayed),
+			Why:  "the policy in force allows them still",
 			Next: "look at one of them with `countersign audit search --request ID`"}
 	}
 	return err
@@ -292,7 +296,7 @@ them. A log that does not reach back so far is said to. Calls by mTLS alone are 
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if days < 1 || days > 400 {
-				return &failure{Exit: exitLocal, What: fmt.Sprintf("--days: %d is not from 1 to 400", days)}
+				return &failure{Exit: exitLocal, What: fmt.Sprintf("--days: %d is not from 1 to 400", days), Why: "so far back at most the log is kept unless configured", Next: "write for example --days 30"}
 			}
 			return a.withDaemon(func(c *client.Client) error {
 				found, err := c.Suggestions(cmd.Context(), days)

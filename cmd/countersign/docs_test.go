@@ -96,15 +96,25 @@ func (tr transcript) pattern() *regexp.Regexp {
 }
 
 // TestREADME types what the README says, in its order, in a directory of its own, as a newcomer would.
-func TestREADME(t *testing.T) { runDocument(t, "README.md", "user.jwt") }
+func TestREADME(t *testing.T) { runDocument(t, "README.md", "try", tokens{"user.jwt": nil}) }
+
+// TestPolicyToolsDocument does the same with the page about the policy tools.
+func TestPolicyToolsDocument(t *testing.T) {
+	runDocument(t, "docs/policy-tools.md", ".", tokens{"user.jwt": nil})
+}
 
 // TestClientsDocument does the same with docs/clients.md; there the provider is a cluster that makes tokens for workloads.
 func TestClientsDocument(t *testing.T) {
-	runDocument(t, "docs/clients.md", "pod.jwt", "(typ)=JWT", "sub=system:serviceaccount:shop:batch", "aud=https://localhost:8443", "scope=", "email=")
+	runDocument(t, "docs/clients.md", "try", tokens{"pod.jwt": {
+		"(typ)=JWT", "sub=system:serviceaccount:shop:batch", "aud=https://localhost:8443", "scope=", "email=",
+	}})
 }
 
-// runDocument types a document's blocks. A token of the provider IDP, with the given claims, lies in try/ under the name tokenFile.
-func runDocument(t *testing.T, name, tokenFile string, claims ...string) {
+// tokens are of the provider IDP: their files, each with the changes of its claims.
+type tokens map[string][]string
+
+// runDocument types a document's blocks. The tokens that it speaks of lie in dir.
+func runDocument(t *testing.T, name, dir string, files tokens) {
 	t.Helper()
 	root, err := filepath.Abs("../..")
 	if err != nil {
@@ -123,7 +133,7 @@ func runDocument(t *testing.T, name, tokenFile string, claims ...string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(issuer.Close)
-	if err := os.MkdirAll(filepath.Join(work, "try"), 0o755); err != nil {
+	if err := os.MkdirAll(filepath.Join(work, dir), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	for _, port := range []string{"8443", "8444"} { // others may use them on this machine
@@ -133,16 +143,18 @@ func runDocument(t *testing.T, name, tokenFile string, claims ...string) {
 		}
 		replacement := address[strings.LastIndexByte(address, ':'):]
 		script = strings.ReplaceAll(script, ":"+port, replacement)
-		for i := range claims {
-			claims[i] = strings.ReplaceAll(claims[i], ":"+port, replacement)
+		for _, claims := range files {
+			for i := range claims {
+				claims[i] = strings.ReplaceAll(claims[i], ":"+port, replacement)
+			}
 		}
 	}
-	token, err := issuer.token(claims...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(work, "try", tokenFile), []byte(token+"\n"), 0o600); err != nil {
-		t.Fatal(err)
+	for file, claims := range files {
+		token, err := issuer.token(claims...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		mustWrite(t, filepath.Join(work, dir, file), []byte(token+"\n"))
 	}
 	// make builds into the source tree and would run this very test: here it is enough that the targets exist.
 	script = regexp.MustCompile(`(?m)^make `).ReplaceAllString(script, "make -n -C "+root+" ")
@@ -193,8 +205,14 @@ func TestDocuments(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	typed := map[string]string{ // documents whose blocks have a test of their own
+		"clients.md":      "TestClientsDocument",
+		"policy.md":       "TestPolicyDocument",
+		"policy-tools.md": "TestPolicyToolsDocument",
+	}
 	for _, path := range slices.Concat(paths, adrs) {
-		if base := filepath.Base(path); base == "clients.md" || base == "policy.md" { // TestClientsDocument, TestPolicyDocument
+		if test, ok := typed[filepath.Base(path)]; ok {
+			t.Logf("%s: %s", path, test)
 			continue
 		}
 		if found := blocks(t, path); len(found) > 0 {

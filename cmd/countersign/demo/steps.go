@@ -12,6 +12,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/countersign/countersign/sts"
 )
 
 // claims are the claims that the demo looks at.
@@ -205,10 +207,7 @@ func (d *demo) deny(ctx context.Context) error {
 		Code      string
 		RequestID string `json:"request_id"`
 		Detail    struct {
-			Steps []struct {
-				Name, Msg, Rule, Hint string
-				OK                    bool
-			} `json:"steps"`
+			Steps []sts.Step `json:"steps"`
 		}
 	}
 	if err := d.host.Ask(ctx, &found, "audit", "search", "--type", "token.denied", "--limit", "1"); err != nil {
@@ -226,6 +225,10 @@ func (d *demo) deny(ctx context.Context) error {
 		d.say("     %s  %-14s %s %s", verdict, step.Name, step.Msg, step.Rule)
 		if step.Hint != "" {
 			d.say("         %-14s %s", "", step.Hint)
+		}
+		if step.Change != nil {
+			d.say("         %-14s nearest rule: %s", "", step.Nearest)
+			d.say("         %-14s smallest change: %s", "", step.Change)
 		}
 	}
 	return nil
