@@ -322,7 +322,7 @@ func (d *decision) adviseConditions(code countersign.Code) *Change {
 	case countersign.CodeMayAct:
 		return inToken(OpSet, "may_act", `{"sub": "`+d.in.Client.String()+`"}`)
 	case countersign.CodeHops:
-		if hops := len(d.in.Subject.Act.Chain()) + 1; hops <= 16 {
+		if hops := len(d.in.Subject.Act.Chain()) + 1; hops <= deepest {
 			return inPolicy(OpSet, "max_hops", strconv.Itoa(hops))
 		}
 		return command("let an earlier service of the chain call %s", call.To)

@@ -27,6 +27,7 @@ type graph struct {
 	issuers  []countersign.Issuer
 	services []countersign.Service
 	calls    []countersign.Call
+	maxHops  int // 0: the default
 }
 
 func (g *graph) service(name string) *countersign.Service {
@@ -48,7 +49,11 @@ func (g *graph) call(from, to string) *countersign.Call {
 }
 
 func (g *graph) policy() *countersign.Policy {
-	return countersign.NewPolicy(7, domain, g.issuers, g.services, g.calls)
+	p := countersign.NewPolicy(7, domain, g.issuers, g.services, g.calls)
+	if g.maxHops > 0 {
+		p.MaxHops = g.maxHops
+	}
+	return p
 }
 
 func idOf(name string) countersign.ID {

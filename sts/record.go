@@ -48,6 +48,7 @@ type subjectDetail struct {
 	// What `policy simulate` needs to decide again, and no claim beyond: see [ReadExchange].
 	Held    []string  `json:"held,omitempty"`       // the scopes that counted
 	Cut     []string  `json:"cut,omitempty"`        // those that the policy does not let its issuer assert
+	Kind    tokenKind `json:"kind,omitempty"`       // of an external one: how it was sent
 	Aud     []string  `json:"aud,omitempty"`        // of an external one: by which the client takes it
 	Passed  []string  `json:"passed,omitempty"`     // of one of ours: its act, the newest first
 	Ends    time.Time `json:"subject_exp,omitzero"` // its exp
@@ -163,6 +164,9 @@ func (x *exchange) subjectDetail() subjectDetail {
 		d.Dropped = bounded(x.subject.Dropped)
 		d.Held, d.Cut, d.Aud, d.Passed, d.Ends = x.subject.Scopes, x.subject.Cut, x.subject.Audiences, x.subject.Act.Chain(), x.subject.Expires
 		d.MayAct = x.mayAct
+		if x.subject.External != nil {
+			d.Kind = kindOf(x.request.SubjectTokenType)
+		}
 	}
 	d.ActedBy = x.actor
 	return d

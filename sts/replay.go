@@ -29,6 +29,7 @@ type Exchange struct {
 	Audiences, Resources, Scopes []string // as asked
 	Subject                      *Subject // nil: none, or one that never was verified
 	SubjectIssuer                string   // the URL of an external token's issuer; "" for one of ours
+	SubjectKind                  string   // of an external token: a word of the issuer's `tokens`; "" is not judged
 
 	ActorSent bool
 	Actor     countersign.ID
@@ -105,7 +106,7 @@ func (x *Exchange) subject(d recorded) {
 		x.Subject.Act = &Actor{Sub: id, Act: x.Subject.Act}
 	}
 	if len(d.Aud) > 0 {
-		x.SubjectIssuer = d.SubIss
+		x.SubjectIssuer, x.SubjectKind = d.SubIss, string(d.Kind)
 	}
 	switch d.MayAct {
 	case mayActOK:
@@ -141,7 +142,7 @@ func (x Exchange) Decide(p *countersign.Policy, ourIssuer string) (Grant, Trace)
 	if step.OK && x.Subject != nil {
 		s := *x.Subject
 		if in.Subject = &s; x.SubjectIssuer != "" {
-			if refusal := s.underPolicy(p, client, x.SubjectIssuer); refusal != nil {
+			if refusal := s.underPolicy(p, client, x.SubjectIssuer, x.SubjectKind); refusal != nil {
 				failedStep := failed(StepSubject, refusal)
 				return Grant{}, Trace{Steps: []Step{step, advised(failedStep)}}
 			}
@@ -154,10 +155,13 @@ func (x Exchange) Decide(p *countersign.Policy, ourIssuer string) (Grant, Trace)
 }
 
 // underPolicy is what readExternal would make of the token under p, as far as the record tells.
-func (s *Subject) underPolicy(p *countersign.Policy, client *countersign.Service, iss string) error {
+func (s *Subject) underPolicy(p *countersign.Policy, client *countersign.Service, iss, kind string) error {
 	issuer, err := acceptedFrom(p, client, iss)
 	if err != nil {
 		return err
+	}
+	if kind != "" && !slices.Contains(issuer.Tokens, kind) {
+		return countersign.Errorf(countersign.CodeSubjectKind, "%s of the issuer %s are not taken", tokenKind(kind).plural(), issuer.Name)
 	}
 	wanted := client.AudiencesFor(issuer.Name)
 	if len(intersect(s.Audiences, wanted)) == 0 {

@@ -3,6 +3,8 @@ package review
 import (
 	"strings"
 	"testing"
+
+	"github.com/countersign/countersign/storage/policy"
 )
 
 const goodCases = `cases:
@@ -45,6 +47,35 @@ func TestCases(t *testing.T) {
 	}
 	if cases[0].Line != 2 || cases[2].Line != 13 || cases[3].Name != "orders -> inventory" {
 		t.Errorf("%+v", cases[:4])
+	}
+}
+
+// Conditions see the claims of the case.
+func TestCasesWithConditions(t *testing.T) {
+	p, faults := policy.Parse([]byte(`trust_domain: shop.internal
+issuers: [{name: idp, use: users, issuer: "https://idp.example", scopes: [read], carry: [tenant]}]
+services: [{name: a, accepts: [{issuer: idp, audiences: [web]}]}, {name: b}, {name: c}]
+calls:
+  - {from: a, to: b, scopes: [read], when: 'subject.tenant != "trial"'}
+  - {from: b, to: c, scopes: [read], when: 'subject.tenant == "acme" && subject.scope == "read"'}
+`), policy.Env{TrustDomain: domain})
+	if len(faults) > 0 {
+		t.Fatal(faults)
+	}
+	cases, bad := ParseCases([]byte(`cases:
+  - {from: a, to: b, holds: {issuer: idp, scopes: [read], claims: {tenant: acme}}, expect: allow}
+  - {from: a, to: b, holds: {issuer: idp, scopes: [read], claims: {tenant: trial}}, expect: deny, code: CS3045, step: conditions}
+  - {from: a, to: b, holds: {issuer: idp, scopes: [read]}, expect: deny, code: CS3046}
+  - {from: b, to: c, holds: {scopes: [read], chain: [a], claims: {tenant: acme}}, expect: allow}
+  - {from: b, to: c, holds: {scopes: [read], chain: [a], claims: {tenant: other}}, expect: deny, code: CS3045}
+`))
+	if len(bad) > 0 {
+		t.Fatal(bad)
+	}
+	for _, r := range Run(p, cases, noon) {
+		if !r.OK {
+			t.Errorf("line %d: want %s, got %s (%s)", r.Line, r.Want, r.Got, r.Why)
+		}
 	}
 }
 

@@ -15,7 +15,9 @@ func unconditional(p *countersign.Policy) *countersign.Policy {
 	for i := range calls {
 		calls[i].Condition, calls[i].When = nil, ""
 	}
-	return rebuilt(p, p.Version, calls)
+	q := countersign.NewPolicy(p.Version, p.TrustDomain, p.Issuers, p.Services, calls)
+	q.MaxHops = p.MaxHops
+	return q
 }
 
 // inForce is p as it would be in force: a document has the version 0, which stands for no policy at all.
@@ -23,11 +25,5 @@ func inForce(p *countersign.Policy, version int) *countersign.Policy {
 	if p.Version > 0 {
 		return p
 	}
-	return rebuilt(p, version, p.Calls)
-}
-
-func rebuilt(p *countersign.Policy, version int, calls []countersign.Call) *countersign.Policy {
-	q := countersign.NewPolicy(version, p.TrustDomain, p.Issuers, p.Services, calls)
-	q.MaxHops = p.MaxHops
-	return q
+	return p.WithVersion(version)
 }

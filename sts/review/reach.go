@@ -10,6 +10,9 @@ import (
 // maxStates bounds the search of [Reach]. What it leaves open is reported as possible.
 const maxStates = 50_000
 
+// deepest is the longest chain that a token can hold, whatever max_hops says: sts mints no longer one.
+const deepest = 15
+
 // Hop is one exchange of a path.
 type Hop struct {
 	From  string `json:"from"`
@@ -155,7 +158,7 @@ func (s *search) open(from *state, call *countersign.Call) bool {
 			return false
 		}
 	}
-	if len(from.passed) >= s.p.MaxHops {
+	if len(from.passed) >= min(s.p.MaxHops, deepest) {
 		return false
 	}
 	return call.Reenter || call.From != call.To && !slices.Contains(from.passed, call.From) && !slices.Contains(from.passed, call.To)

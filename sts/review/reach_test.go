@@ -116,6 +116,7 @@ func drawPolicy(t *rapid.T) *countersign.Policy {
 				continue
 			}
 			c := call(services[i].Name, services[j].Name)
+			c.Reenter = rapid.IntRange(0, 5).Draw(t, "reenter") == 0
 			for _, name := range subset("scopes", 0) {
 				if rapid.IntRange(0, 5).Draw(t, "any user") == 0 {
 					c.Scopes = append(c.Scopes, countersign.Scope{Name: name, AnyUser: true})
@@ -127,7 +128,9 @@ func drawPolicy(t *rapid.T) *countersign.Policy {
 		}
 	}
 	issuers := []countersign.Issuer{{Name: "idp", URL: idpURL, Tokens: []string{"access"}, Scopes: subset("issuer", 1), Subject: countersign.SubjectKeep}}
-	return countersign.NewPolicy(1, domain, issuers, services, calls)
+	p := countersign.NewPolicy(1, domain, issuers, services, calls)
+	p.MaxHops = rapid.IntRange(1, 4).Draw(t, "max hops") // so that brute force ends
+	return p
 }
 
 // bruteForce makes every chain of exchanges, asking Decide for each, and keeps the length of the shortest way to each scope.

@@ -3,6 +3,7 @@ package review
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -138,6 +139,15 @@ func (h *Holds) subject(p *countersign.Policy, x *sts.Exchange) error {
 
 // claims are the further ones, where a subject keeps them.
 func (h *Holds) claims(s *sts.Subject, issuer *countersign.Issuer) error {
+	payload := map[string]any{"iss": issuer.URL, "sub": s.Sub, "scope": strings.Join(h.Scopes, " ")}
+	if h.Issuer == "" {
+		payload["iss"], payload["sub_iss"] = ourIssuer, issuer.URL
+	}
+	maps.Copy(payload, h.Claims)
+	var err error
+	if s.Payload, err = json.Marshal(payload); err != nil {
+		return fmt.Errorf("a claim is nothing that JSON knows")
+	}
 	s.Carry = map[string]json.RawMessage{}
 	for name, value := range h.Claims {
 		raw, err := json.Marshal(value)
