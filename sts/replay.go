@@ -12,9 +12,9 @@ import (
 
 // What a record says of may_act and of the actor token.
 const (
-	mayActOK = "ok"
-	mayActNo = "no"
-	nobody   = "nobody"
+	mayActOK     = "ok"
+	mayActNo     = "no"
+	provesNobody = "nobody"
 )
 
 // Exchange is a token request as the audit log remembers it: enough to decide it again under another policy, but for
@@ -80,7 +80,7 @@ func ReadExchange(r audit.Record) (Exchange, bool) {
 		Audiences: d.Asked.Audience, Resources: d.Asked.Resource, Scopes: strings.Fields(d.Asked.Scope),
 		Allowed: r.Outcome == audit.OK, Policy: d.Policy, Target: r.Subject, Code: r.Code, Token: d.SHA256,
 	}
-	if x.ActorSent = d.ActedBy != ""; x.ActorSent && d.ActedBy != nobody {
+	if x.ActorSent = d.ActedBy != ""; x.ActorSent && d.ActedBy != provesNobody {
 		x.Actor, _ = countersign.ParseID(d.ActedBy)
 	}
 	if x.Allowed {

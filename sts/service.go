@@ -173,7 +173,7 @@ func (s *Service) judge(ctx context.Context, x *exchange) error {
 	if in.ActorSent {
 		in.Actor = s.provenBy(x.request.ActorToken, x.now)
 		if x.actor = in.Actor.String(); x.actor == "" {
-			x.actor = nobody
+			x.actor = provesNobody
 		}
 	}
 	if in.Subject != nil && in.Subject.MayAct != nil {
