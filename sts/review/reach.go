@@ -176,10 +176,7 @@ func (s *search) needless(to *state) bool {
 // relaxed is what could be reached if a chain might meet a service again: never less than what can.
 func (s *search) relaxed(scopes []string) map[word]bool {
 	reached := map[word]bool{}
-	var todo []*state
-	for _, e := range s.entries(scopes) {
-		todo = append(todo, e)
-	}
+	todo := s.entries(scopes)
 	for len(todo) > 0 {
 		from := todo[len(todo)-1]
 		todo = todo[:len(todo)-1]
