@@ -40,6 +40,8 @@ func (s *Service) spend(ctx context.Context, a proof) error {
 	_, err = s.cfg.Store.Apply(ctx, op)
 	switch {
 	case errors.Is(err, storage.ErrConflict):
+		// Its sender has what only the client could make, and so the log tells which one; the audit counts strangers.
+		s.log.Warn("a client assertion was sent again", "client", a.client.ID, "jti", a.id)
 		return countersign.Errorf(countersign.CodeAssertionUsed, "the client assertion was used before").
 			WithHint("make one with a new jti for each request")
 	case errors.Is(err, storage.ErrBusy):

@@ -21,7 +21,7 @@ type Query struct {
 	Since, Until  time.Time // both inclusive
 	Type          string    // exactly, or all of an area: "token."
 	Subject       string    // exactly
-	By            string    // exactly a caller's name, ID, serial or join token
+	By            string    // exactly a caller's name, ID, serial, proxy or join token
 	RequestID     string    // exactly
 	Text          string    // occurs anywhere in the event's JSON
 	Outcome       Outcome
@@ -231,5 +231,5 @@ func (m *matcher) fits(r Record) bool {
 		(q.Subject == "" || r.Subject == q.Subject) &&
 		(q.RequestID == "" || r.RequestID == q.RequestID) &&
 		(q.Outcome == "" || r.Outcome == q.Outcome) &&
-		(q.By == "" || slices.Contains([]string{r.By.Name, r.By.ID, r.By.Serial, r.By.JoinToken}, q.By))
+		(q.By == "" || slices.Contains([]string{r.By.Name, r.By.ID, r.By.Serial, r.By.Proxy, r.By.JoinToken}, q.By))
 }

@@ -123,6 +123,8 @@ func TestFaults(t *testing.T) {
 		"bad name":                 {minimal + "dns: [a_b]\n", `"a_b" is neither an IP address nor a lower-case DNS name`},
 		"bad address":              {minimal + "listen: 8443\n", "is no address to listen on"},
 		"bad proxy":                {minimal + "proxies: [10.0.0.1]\n", "is no prefix"},
+		"bad TLS proxy":            {minimal + "tls: {proxies: [10.0.0.1/32]}\n", "tls.proxies"},
+		"the authority as proxy":   {minimal + "tls: {proxies: [countersign]}\n", "reserved"},
 		"cert without key":         {minimal + "tls: {cert: a.pem}\n", "tls.cert and tls.key go together"},
 		"old TLS":                  {minimal + "tls: {min: \"1.1\"}\n", `must be "1.3" or "1.2"`},
 	} {
