@@ -119,6 +119,20 @@ func TestIssuersOfOneUse(t *testing.T) {
 	r.refuses("a workload as a user", as("gateway"), exchangeOf(untyped(t, r.k8s, r.pod(map[string]any{"scope": "orders:read"})), "orders"), countersign.CodeSubjectIssuer)
 }
 
+// And the other way round: a client assertion is no subject token, whatever its type is called and whoever sends it.
+func TestAssertionsAreNoSubjectTokens(t *testing.T) {
+	r := openRegistered(t)
+	for _, typ := range []string{"client-authentication+jwt", "JWT", "at+jwt"} {
+		for _, kind := range []string{TypeAccessToken, TypeJWT} {
+			claims := r.claims(map[string]any{"scope": "report", "txn": "t", "sub_iss": us})
+			rq := Request{GrantType: GrantExchange, SubjectToken: r.own.sign(t, typ, claims), SubjectTokenType: kind, Audiences: []string{"orders"}}
+			r.refuses("an assertion as "+kind+" of type "+typ, as("reports"), rq, countersign.CodeSubjectIssuer)
+			rq.SubjectToken = r.own.sign(t, typ, with(claims, map[string]any{"iss": us, "aud": "reports"}))
+			r.refuses("one that claims to be ours", as("reports"), rq, countersign.CodeSubjectKey)
+		}
+	}
+}
+
 // The keys of a workloads issuer also come by discovery, over TLS with the issuer's own CA.
 func TestWorkloadKeysByDiscovery(t *testing.T) {
 	r := openRegistered(t)
