@@ -145,7 +145,7 @@ func xfccCertificate(s string) ([]byte, error) {
 }
 
 // xfccPairs reads one element: key=value pairs between semicolons, values quoted where they hold a separator. Keys are in
-// lower case, none but dns (of which there is one for each name) stands twice.
+// lower case; none stands twice but those of names, of which a certificate may have several and which have no weight here.
 func xfccPairs(s string) (map[string]string, error) {
 	pairs := map[string]string{}
 	for s = strings.Trim(s, " "); ; {
@@ -161,7 +161,7 @@ func xfccPairs(s string) (map[string]string, error) {
 		switch _, twice := pairs[key]; {
 		case key == "" || strings.Trim(key, "abcdefghijklmnopqrstuvwxyz0123456789-_") != "":
 			return nil, errors.New("a key has other characters than letters and digits")
-		case twice && key != "dns":
+		case twice && key != "by" && key != "uri" && key != "dns":
 			return nil, errors.New("a key stands twice")
 		}
 		pairs[key] = value

@@ -47,6 +47,7 @@ func TestForwardedCertificates(t *testing.T) {
 		"RFC 9440":            {headerCert, clientCert(reports)},
 		"RFC 9440 with chain": {headerCert, clientCert(reports), headerChain, clientCert(edge) + ", " + clientCert(edge)},
 		"Envoy":               {headerXFCC, xfcc(reports)},
+		"Envoy, many names":   {headerXFCC, "By=spiffe://a/b;By=spiffe://a/c;URI=;URI=x;" + xfcc(reports)},
 		"both, alike":         {headerXFCC, xfcc(reports), headerCert, clientCert(reports)},
 		"in lower case":       {"client-cert", clientCert(reports)},
 	} {
