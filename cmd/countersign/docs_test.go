@@ -110,6 +110,13 @@ func TestClientsDocument(t *testing.T) {
 	}})
 }
 
+// TestConformanceDocument does the same with docs/conformance.md.
+func TestConformanceDocument(t *testing.T) {
+	runDocument(t, "docs/conformance.md", "try", tokens{
+		"user.jwt": nil, "foreign.jwt": {"aud=another"}, "expired.jwt": {"iat=1700000000", "exp=1700000600"},
+	})
+}
+
 // tokens are of the provider IDP: their files, each with the changes of its claims.
 type tokens map[string][]string
 
@@ -207,6 +214,7 @@ func TestDocuments(t *testing.T) {
 	}
 	typed := map[string]string{ // documents whose blocks have a test of their own
 		"clients.md":      "TestClientsDocument",
+		"conformance.md":  "TestConformanceDocument",
 		"policy.md":       "TestPolicyDocument",
 		"policy-tools.md": "TestPolicyToolsDocument",
 	}

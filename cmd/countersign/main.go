@@ -144,7 +144,7 @@ func (a *app) serviceCommands() []*cobra.Command {
 
 func (a *app) operatorCommands() []*cobra.Command {
 	return grouped("operate", a.policyCommand(), a.serviceCommand(), a.joinTokenCommand(), a.keyCommand(), a.auditCommand(),
-		a.operatorCommand(), a.statusCommand(), a.clockCommand())
+		a.operatorCommand(), a.statusCommand(), a.clockCommand(), a.conformanceCommand())
 }
 
 func grouped(id string, commands ...*cobra.Command) []*cobra.Command {
