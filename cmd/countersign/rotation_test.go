@@ -45,6 +45,7 @@ type rotating struct {
 	issuer string
 	plain  *http.Client // verifiers: no client certificate
 	user   string
+	dirs   map[string]string // identity directories
 	// restarts is odd while the daemon is down: only then, or across it, obtaining may fail.
 	restarts atomic.Int64
 }
@@ -158,10 +159,10 @@ func (f *traffic) kids() int {
 }
 
 // flow obtains and verifies until ctx ends.
-func (r *rotating) flow(ctx context.Context, f *traffic, as *http.Client, verifiers map[string]verifier) {
+func (r *rotating) flow(ctx context.Context, f *traffic, obtain func() (string, error), verifiers map[string]verifier) {
 	for ctx.Err() == nil {
 		generation := r.restarts.Load()
-		token, err := r.exchange(as, r.user, "orders")
+		token, err := obtain()
 		if err != nil {
 			if generation%2 == 0 && r.restarts.Load() == generation {
 				f.failed("obtain", err)
@@ -189,19 +190,25 @@ func kidOf(t *testing.T, token string) string {
 	return parsed.KID
 }
 
-func newRotating(t *testing.T) (*rotating, map[string]*http.Client) {
+// quick is rotation as fast as tests may have it.
+func quick() []string { return []string{"COUNTERSIGN_TOKEN_LEAD=2s", "COUNTERSIGN_TOKEN_ROTATE=10s"} }
+
+// newRotating starts a daemon with a policy, in which IDP is the issuer of user tokens, and enrols the services that it is
+// to have clients for.
+func newRotating(t *testing.T, policy string, env []string, services ...string) (*rotating, map[string]*http.Client) {
 	t.Helper()
 	users, err := newIDP()
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(users.Close)
-	i := newInstance(t, raceBinary(t), "COUNTERSIGN_TOKEN_LEAD=2s", "COUNTERSIGN_TOKEN_ROTATE=10s")
-	i.apply(t, strings.ReplaceAll(rotationPolicy, "IDP", users.URL))
-	r := &rotating{instance: i, t: t, issuer: "https://localhost:" + i.port()}
+	i := newInstance(t, raceBinary(t), env...)
+	i.apply(t, strings.ReplaceAll(policy, "IDP", users.URL))
+	r := &rotating{instance: i, t: t, issuer: "https://localhost:" + i.port(), dirs: map[string]string{}}
 	clients := map[string]*http.Client{}
-	for _, service := range []string{"gateway", "orders"} {
-		clients[service] = r.as(i.join(t, service))
+	for _, service := range services {
+		r.dirs[service] = i.join(t, service)
+		clients[service] = r.as(r.dirs[service])
 	}
 	r.plain = &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{TLSClientConfig: &tls.Config{
 		MinVersion: tls.VersionTLS13, RootCAs: clients["gateway"].Transport.(*http.Transport).TLSClientConfig.RootCAs,
@@ -239,15 +246,16 @@ func (r *rotating) active() string {
 
 // Foreign programs obtain and verify tokens through a rotation by command, a restart and a rotation by schedule.
 func TestRotationUnderLoad(t *testing.T) {
-	r, clients := newRotating(t)
+	r, clients := newRotating(t, rotationPolicy, quick(), "gateway", "orders")
 	f := &traffic{obtained: map[string]int{}, first: map[string]string{}}
 	verifiers := map[string]verifier{"go-oidc": r.oidc(), "keyfunc": r.keyfunc()}
 	ctx, stop := context.WithCancel(t.Context())
 	var flows sync.WaitGroup
 	defer flows.Wait()
 	defer stop()
+	obtain := func() (string, error) { return r.exchange(clients["gateway"], r.user, "orders") }
 	for range 2 {
-		flows.Go(func() { r.flow(ctx, f, clients["gateway"], verifiers) })
+		flows.Go(func() { r.flow(ctx, f, obtain, verifiers) })
 	}
 	first := r.active()
 	r.until("traffic", f, func() bool { return f.of(first) > 4 })
@@ -275,7 +283,7 @@ func TestRotationUnderLoad(t *testing.T) {
 // --now promises that what is signed from then on verifies where nothing is cached; retire --compromised that what the
 // key signed is refused there, and by ourselves as a subject token, at once.
 func TestRotateNowAndRetire(t *testing.T) {
-	r, clients := newRotating(t)
+	r, clients := newRotating(t, rotationPolicy, quick(), "gateway", "orders")
 	obtain := func() string {
 		t.Helper()
 		token, err := r.exchange(clients["gateway"], r.user, "orders")
