@@ -174,6 +174,53 @@ func (c Claims) Object(name string) (Claims, bool, error) {
 	return inner, true, err
 }
 
+// Objects reads a claim that is an array of objects; false: it is not there.
+func (c Claims) Objects(name string) ([]Claims, bool, error) {
+	raw, ok := c.Raw(name)
+	if !ok {
+		return nil, false, nil
+	}
+	wrong := func() error { return refuse(ReasonClaim, "%.40q is not an array of objects", name) }
+	var elements []json.RawMessage
+	if raw[0] != '[' || json.Unmarshal(raw, &elements) != nil {
+		return nil, true, wrong()
+	}
+	list := make([]Claims, len(elements))
+	for i, e := range elements {
+		if e[0] != '{' {
+			return nil, true, wrong()
+		}
+		var err error
+		if list[i], err = parseInner(e); err != nil {
+			return nil, true, err
+		}
+	}
+	return list, true, nil
+}
+
+// Integer reads a claim that is a whole number from 0 to 2^53-1, which every JSON reader reads alike (RFC 8259 6), in
+// digits alone; false: it is not there.
+func (c Claims) Integer(name string) (int64, bool, error) {
+	raw, ok := c.Raw(name)
+	if !ok {
+		return 0, false, nil
+	}
+	n, err := strconv.ParseUint(string(raw), 10, 53)
+	if err != nil {
+		return 0, true, refuse(ReasonClaim, "%.40q is not a whole number of digits alone", name)
+	}
+	return int64(n), true, nil
+}
+
+// Bool reads a claim that is true or false; false: it is not there.
+func (c Claims) Bool(name string) (value, ok bool, err error) {
+	raw, ok := c.Raw(name)
+	if ok && string(raw) != "true" && string(raw) != "false" {
+		return false, true, refuse(ReasonClaim, "%.40q is neither true nor false", name)
+	}
+	return string(raw) == "true", ok, nil
+}
+
 // Time reads a NumericDate (RFC 7519 2): a number of seconds from 1970 to 9999, fractions allowed; false: it is not
 // there.
 func (c Claims) Time(name string) (time.Time, bool, error) {

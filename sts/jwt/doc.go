@@ -4,9 +4,12 @@
 // A token is read in two steps. [Parse] judges its shape and makes a [Token], which proves nothing yet.
 // [Token.Verify] judges the signature with the keys of one issuer. Who the token is from, for and about is the
 // caller's to judge, from its [Claims]; [Claims.CheckTimes] does the times. go-jose makes signatures and reads and writes
-// keys; signatures are judged by the standard library, which costs a third of what go-jose does, and shape and claims
+// keys. Signatures are judged with the standard library alone, which is what makes that cheap, and shape and claims
 // here, because go-jose takes non-canonical base64url, JWS JSON serialization and tokens without exp.
 //
-// The package never takes symmetric keys, "none" or encrypted tokens; never follows a URL or key that a token names;
-// never tries several keys; has no option that leaves a check out; and never keys anything by a token's text.
+// A DPoP proof is another thing and has a parser of its own, [ParseProof].
+//
+// The package never takes symmetric keys, "none" or encrypted tokens; never follows a URL that a token names, or, but in
+// a proof, a key; never tries several keys; has no option that leaves a check out; and never keys anything by a token's
+// text.
 package jwt

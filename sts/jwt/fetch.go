@@ -63,7 +63,7 @@ func (r *Remote) fetch() (set *Set, maxAge time.Duration, err error) {
 }
 
 func (r *Remote) fetchSet(uri string) (*Set, time.Duration, error) {
-	body, header, err := r.get(uri)
+	body, header, err := get(r.client, r.timeout, uri)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -77,18 +77,46 @@ func (r *Remote) fetchSet(uri string) (*Set, time.Duration, error) {
 	return set, maxAgeOf(header), nil
 }
 
-// discover finds the keys' URI in the issuer's metadata. An answer that is not this issuer's metadata is not used and
-// the next place is asked; no answer at all ends it, as all places are on the same host.
+// discover finds the keys' URI in the issuer's metadata.
 func (r *Remote) discover() error {
+	var uri string
+	err := discover(r.client, r.timeout, r.cfg.Issuer, func(doc Claims) (err error) {
+		if uri, err = foundURI(doc, r.cfg.Issuer, "jwks_uri"); err == nil && uri == "" {
+			err = errors.New("the metadata has no jwks_uri")
+		}
+		return err
+	})
+	if err == nil {
+		r.source = source{uri: uri, found: r.cfg.Now()}
+	}
+	return err
+}
+
+// DiscoverURI finds the URI that the issuer's metadata (RFC 8414, OpenID Connect Discovery) has as its member; "": there is
+// metadata, and it has no such member. It asks as a [Remote] does: configured issuers only, https, or http on loopback, 3 s,
+// no redirects. client may be nil.
+func DiscoverURI(client *http.Client, issuer, member string) (uri string, err error) {
+	err = discover(newClient(client), fetchTimeout, issuer, func(doc Claims) error {
+		uri, err = foundURI(doc, issuer, member)
+		return err
+	})
+	return uri, err
+}
+
+// discover hands the issuer's metadata to take. An answer that is not this issuer's metadata, or that take refuses, is not
+// used and the next place is asked; no answer at all ends it, as all places are on the same host.
+func discover(client *http.Client, timeout time.Duration, issuer string, take func(Claims) error) error {
 	var refused error
-	for _, place := range wellKnown(r.cfg.Issuer) {
-		body, _, err := r.get(place)
+	for _, place := range wellKnown(issuer) {
+		body, _, err := get(client, timeout, place)
 		if err == nil {
-			var uri string
-			if uri, err = readMetadata(body, r.cfg.Issuer); err == nil {
-				r.source = source{uri: uri, found: r.cfg.Now()}
-				return nil
+			var doc Claims
+			if doc, err = readMetadata(body, issuer); err == nil {
+				err = take(doc)
 			}
+		}
+		if err == nil {
+			return nil
 		}
 		refused = errors.Join(refused, fmt.Errorf("%s: %w", place, err))
 		if urlErr := (*url.Error)(nil); errors.As(err, &urlErr) {
@@ -114,32 +142,36 @@ func wellKnown(issuer string) []string {
 	})
 }
 
-// readMetadata takes jwks_uri from metadata whose issuer is exactly the one asked for (RFC 8414 3.3).
-func readMetadata(body []byte, issuer string) (string, error) {
+// readMetadata reads metadata whose issuer is exactly the one asked for (RFC 8414 3.3).
+func readMetadata(body []byte, issuer string) (Claims, error) {
 	doc, err := parseObject(body)
 	if err != nil {
-		return "", err
+		return Claims{}, err
 	}
 	if got, _, err := doc.String("issuer"); err != nil || got != issuer {
-		return "", fmt.Errorf("the metadata is of the issuer %.100q", got)
+		return Claims{}, fmt.Errorf("the metadata is of the issuer %.100q", got)
 	}
-	uri, ok, err := doc.String("jwks_uri")
-	if err != nil || !ok {
-		return "", errors.New("the metadata has no jwks_uri")
-	}
-	return uri, checkFoundURI(uri, issuer)
+	return doc, nil
 }
 
-// get is one request: 3 s, 256 KiB, no redirects. A *url.Error says that there was no answer.
-func (r *Remote) get(uri string) ([]byte, http.Header, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), r.timeout)
+func foundURI(doc Claims, issuer, member string) (string, error) {
+	uri, ok, err := doc.String(member)
+	if err != nil || !ok {
+		return "", err
+	}
+	return uri, checkFoundURI(uri, issuer, member)
+}
+
+// get is one request: 256 KiB, no redirects. A *url.Error says that there was no answer.
+func get(client *http.Client, timeout time.Duration, uri string) ([]byte, http.Header, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, uri, nil)
 	if err != nil {
 		return nil, nil, err
 	}
 	req.Header.Set("Accept", "application/jwk-set+json, application/json")
-	resp, err := r.client.Do(req)
+	resp, err := client.Do(req)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -186,18 +218,21 @@ func checkIssuer(issuer string) error {
 	return nil
 }
 
-// checkFoundURI judges a jwks_uri that metadata names. It takes http only from an issuer that is on loopback itself:
-// a remote one must not point us at ourselves.
-func checkFoundURI(uri, issuer string) error {
+// checkFoundURI judges a URI that metadata names. It takes http only from an issuer that is on loopback itself: a remote
+// one must not point us at ourselves.
+func checkFoundURI(uri, issuer, member string) error {
 	u, err := checkURL(uri)
 	if err != nil {
-		return fmt.Errorf("the jwks_uri %w", err)
+		return fmt.Errorf("the %s %w", member, err)
 	}
 	if u.Scheme == "http" && !strings.HasPrefix(issuer, "http:") {
-		return fmt.Errorf("the jwks_uri %.100q is http though the issuer is https", uri)
+		return fmt.Errorf("the %s %.100q is http though the issuer is https", member, uri)
 	}
 	return nil
 }
+
+// CheckURL judges a configured URL: https, or http on loopback; with a host, without user and fragment.
+func CheckURL(raw string) error { _, err := checkURL(raw); return err }
 
 func checkURL(raw string) (*url.URL, error) {
 	u, err := url.Parse(raw)

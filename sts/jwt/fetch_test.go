@@ -205,7 +205,7 @@ func TestNewRemoteRefuses(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if err := checkFoundURI("http://127.0.0.1/jwks", "https://idp.example"); err == nil {
+	if err := checkFoundURI("http://127.0.0.1/jwks", "https://idp.example", "jwks_uri"); err == nil {
 		t.Error("metadata of a remote issuer points at loopback")
 	}
 }

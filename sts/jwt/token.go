@@ -9,6 +9,9 @@ import (
 // MaxToken is the most bytes that a token may have.
 const MaxToken = 16 << 10
 
+// longest is the most bytes that a signed document which is no token may have: twice what we make.
+const longest = 1 << 20
+
 const (
 	maxKID = 256
 	maxTyp = 64
@@ -30,9 +33,15 @@ type Token struct {
 // tokens that differ in text differ in content. Header parameters that are not known here are ignored (RFC 7515 4),
 // those that name keys, extensions or compression are refused: jku x5u x5c jwk crit b64 zip enc. Errors are of type
 // [*Error].
-func Parse(compact string) (*Token, error) {
-	if len(compact) > MaxToken {
-		return nil, refuse(ReasonSize, "the token has more than %d bytes", MaxToken)
+func Parse(compact string) (*Token, error) { return parse(compact, MaxToken) }
+
+// ParseDocument reads what is signed and no token, like the list of an issuer's revocations, exactly as [Parse] reads a token;
+// only that it may have up to 1 MiB. What it is the caller tells by its typ.
+func ParseDocument(compact string) (*Token, error) { return parse(compact, longest) }
+
+func parse(compact string, most int) (*Token, error) {
+	if len(compact) > most {
+		return nil, refuse(ReasonSize, "the token has more than %d bytes", most)
 	}
 	if strings.Count(compact, ".") != 2 {
 		return nil, refuse(ReasonParts, "not a JWS in compact serialization: there are not exactly three parts")
