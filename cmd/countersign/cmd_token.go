@@ -5,9 +5,11 @@ import (
 	"context"
 	"crypto/x509"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"net/url"
+	"os"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -167,11 +169,12 @@ type verifiedToken struct {
 }
 
 func (a *app) tokenVerify() *cobra.Command {
-	var audience, issuer string
+	var audience, issuer, peer string
 	c := &cobra.Command{
 		Use: "verify FILE --audience SERVICE", Short: "verify a relay token as the service SERVICE would",
 		Long: `Verifies a relay token as the service --audience would: signature by the keys that the issuer publishes now, issuer,
-audience, times. The issuer is the daemon of --identity (or of --issuer and --root).`,
+audience, times, revocation. The issuer is the daemon of --identity (or of --issuer and --root). A token that is bound to a
+certificate (cnf) is good only over a connection with it: --peer supposes one with the certificate of the file.`,
 		Args: exactArgs("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			text, err := a.readToken(args[0])
@@ -186,12 +189,40 @@ audience, times. The issuer is the daemon of --identity (or of --issuer and --ro
 				return err
 			}
 			cfg.Audience = audience
-			return a.verifyToken(cmd.Context(), cfg, text)
+			certificate, err := readPeer(peer)
+			if err != nil {
+				return err
+			}
+			return a.verifyToken(cmd.Context(), cfg, text, certificate)
 		},
 	}
 	c.Flags().StringVar(&audience, "audience", "", "the service's name")
 	c.Flags().StringVar(&issuer, "issuer", "", "the issuer identifier (default: the daemon's)")
+	c.Flags().StringVar(&peer, "peer", "", "tls.crt of the client that presents the token, for bound tokens")
 	return c
+}
+
+// readPeer reads the first certificate of a PEM file; nil: no file is named.
+func readPeer(path string) (*x509.Certificate, error) {
+	if path == "" {
+		return nil, nil
+	}
+	body, err := os.ReadFile(path)
+	if err != nil {
+		return nil, &failure{Exit: exitLocal, What: "can't read the client's certificate", Why: err.Error(), err: err,
+			Next: "--peer with the tls.crt of the client's identity directory"}
+	}
+	block, _ := pem.Decode(body)
+	if block == nil || block.Type != "CERTIFICATE" {
+		return nil, &failure{Exit: exitLocal, What: "this is no certificate: " + path, Why: "it does not begin with a PEM block CERTIFICATE",
+			Next: "name the tls.crt of the client's identity directory"}
+	}
+	certificate, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return nil, &failure{Exit: exitLocal, What: "this is no certificate: " + path, Why: err.Error(), err: err,
+			Next: "--peer with the tls.crt of the client's identity directory"}
+	}
+	return certificate, nil
 }
 
 // verifierConfig finds issuer and roots: from --issuer and --root, from an identity, or from the daemon of --dir.
@@ -241,22 +272,30 @@ func (a *app) daemonTrust(ctx context.Context, issuer string) (*x509.CertPool, s
 	return pool, issuer, nil
 }
 
-func (a *app) verifyToken(ctx context.Context, cfg verify.Config, text string) error {
+func unverified(err error, cfg verify.Config, peer bool) error {
+	f := &failure{Exit: exitDenied, What: "the token is not good for " + cfg.Audience, Why: err.Error(), err: err,
+		Next: "`countersign token inspect` shows what it says: compare audience, issuer and times; or get a new one"}
+	var refused *verify.Error
+	switch {
+	case !errors.As(err, &refused):
+	case refused.Temporary():
+		f.Exit, f.What = exitRemote, "the issuer's keys or revocations can't be had"
+		f.Next = "does the daemon run, and is " + cfg.Issuer + " its address from here?"
+	case refused.Reason == verify.ReasonBinding && !peer:
+		f.Next = "suppose a connection with the certificate that it is bound to: --peer CLIENT/tls.crt"
+	}
+	return f
+}
+
+func (a *app) verifyToken(ctx context.Context, cfg verify.Config, text string, peer *x509.Certificate) error {
 	verifier, err := verify.New(cfg)
 	if err != nil {
 		return &failure{Exit: exitLocal, What: "can't verify", Why: err.Error(), err: err,
 			Next: "--issuer https://HOST:PORT, as `iss` of the token has it; --audience with the service's name"}
 	}
-	claims, err := verifier.Verify(ctx, text)
+	claims, err := verifier.VerifyPeer(ctx, text, peer)
 	if err != nil {
-		f := &failure{Exit: exitDenied, What: "the token is not good for " + cfg.Audience, Why: err.Error(), err: err,
-			Next: "`countersign token inspect` shows what it says: compare audience, issuer and times; or get a new one"}
-		var unavailable interface{ Temporary() bool }
-		if errors.As(err, &unavailable) && unavailable.Temporary() {
-			f.Exit, f.What = exitRemote, "the issuer's keys can't be had"
-			f.Next = "does the daemon run, and is " + cfg.Issuer + " its address from here?"
-		}
-		return f
+		return unverified(err, cfg, peer != nil)
 	}
 	shown := verifiedToken{
 		User: claims.User(), Issuer: claims.SubjectIssuer, Client: claims.ClientID, Audience: claims.Audience, Scopes: claims.Scopes,

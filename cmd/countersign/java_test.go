@@ -319,7 +319,7 @@ func javaToken(t *testing.T, j *java, authority *instance, issuer *idp, dirs map
 		t.Fatal(err)
 	}
 	server := goServe(t, dirs["inventory"], func(w http.ResponseWriter, r *http.Request) {
-		claims, err := verifier.Verify(r.Context(), strings.TrimPrefix(r.Header.Get("Authorization"), "Bearer "))
+		claims, err := verifier.VerifyRequest(r)
 		if err != nil {
 			http.Error(w, err.Error(), http.StatusUnauthorized)
 			return

@@ -1,117 +1,91 @@
-// Package verify is the public SDK for services that receive relay tokens: it tells whether a token is one of the
-// configured issuer for the configured audience, and what it says.
-//
-//	v, err := verify.New(verify.Config{Issuer: "https://countersign.shop.internal:8443", Audience: "orders", Roots: roots})
-//	...
-//	claims, err := v.Verify(r.Context(), token)
-//
-// It never takes a token of another issuer or for another audience, never a token without a lifetime, never follows
-// what a token names, and has no option that leaves a check out. It does not compare `cnf` with the connection: where
-// [Claims.Confirmation] is not empty, the token is bound to the certificate with that thumbprint (RFC 8705 3.1) and
-// the service has to compare it.
 package verify
 
 import (
 	"context"
-	"crypto/tls"
 	"crypto/x509"
-	"errors"
-	"fmt"
-	"log/slog"
 	"net/http"
+	"net/url"
 	"slices"
 	"time"
 
 	"github.com/countersign/countersign/sts/jwt"
 )
 
-const defaultLeeway = 30 * time.Second
-
-// Config says which tokens are taken. Issuer and Audience are required.
-type Config struct {
-	Issuer   string // compared exactly with `iss`: https, or http on loopback
-	Audience string // the name of this service: `aud` must be exactly this one string
-	JWKSURI  string // where the issuer's keys are; "": by discovery (RFC 8414) from Issuer
-
-	Roots  *x509.CertPool // that the issuer's server certificate must chain to; nil: the system's
-	Client *http.Client   // instead of Roots: one of your own, whose redirects are not followed
-
-	Algorithms []string         // nil: ES256 and RS256
-	Types      []string         // accepted `typ`, with or without "application/", in any case; nil: at+jwt and JWT
-	Leeway     time.Duration    // how far clocks may differ, up to 60 s; 0: 30 s
-	Now        func() time.Time // nil: time.Now
-	Logger     *slog.Logger     // nil: nothing is logged
-}
-
-// Verifier verifies relay tokens. It is safe for concurrent use, keeps the issuer's keys and needs no Close.
+// Verifier verifies the tokens of one issuer for one service. It is safe for concurrent use, keeps the issuer's keys and
+// revocations, and needs no Close.
 type Verifier struct {
-	cfg  Config
-	keys *jwt.Remote
+	cfg        Config
+	keys       *jwt.Remote
+	feed       *feed    // nil: external
+	external   bool     // the issuer is not a Countersign
+	audiences  []string // of an external issuer
+	base       *url.URL // Config.URL; nil: not set
+	proofs     *proofs  // nil: DPoP is not taken
+	challenges challenges
 }
 
-// New checks the configuration. It fetches nothing: the first Verify does.
-func New(cfg Config) (*Verifier, error) {
-	if cfg.Issuer == "" || cfg.Audience == "" {
-		return nil, errors.New("verify: Issuer and Audience are required")
-	}
-	if cfg.Roots != nil && cfg.Client != nil {
-		return nil, errors.New("verify: set Roots or Client, not both")
-	}
-	if cfg.Leeway < 0 || cfg.Leeway > jwt.MaxSkew {
-		return nil, fmt.Errorf("verify: Leeway must be 0 to %s", jwt.MaxSkew)
-	}
-	if cfg.Leeway == 0 {
-		cfg.Leeway = defaultLeeway
-	}
-	if cfg.Now == nil {
-		cfg.Now = time.Now
-	}
-	cfg.Algorithms = slices.Clone(cfg.Algorithms)
-	if len(cfg.Algorithms) == 0 {
-		cfg.Algorithms = []string{"ES256", "RS256"}
-	}
-	for _, alg := range cfg.Algorithms {
-		if !slices.Contains(jwt.Algorithms(), alg) {
-			return nil, fmt.Errorf("verify: the algorithm %q can't be accepted; %q can", alg, jwt.Algorithms())
-		}
-	}
-	cfg.Types = slices.Clone(cfg.Types)
-	if len(cfg.Types) == 0 {
-		cfg.Types = []string{"at+jwt", "JWT"}
-	}
-	if slices.Contains(cfg.Types, "") {
-		return nil, errors.New("verify: an accepted type can't be empty")
-	}
-	if cfg.Roots != nil {
-		cfg.Client = clientFor(cfg.Roots)
-	}
-	keys, err := jwt.NewRemote(jwt.RemoteConfig{
-		Issuer: cfg.Issuer, JWKSURI: cfg.JWKSURI, Client: cfg.Client, Now: cfg.Now, Logger: cfg.Logger,
-	})
-	if err != nil {
-		return nil, fmt.Errorf("verify: %w", err)
-	}
-	return &Verifier{cfg: cfg, keys: keys}, nil
-}
-
-func clientFor(roots *x509.CertPool) *http.Client {
-	return &http.Client{Transport: &http.Transport{
-		Proxy:             http.ProxyFromEnvironment,
-		TLSClientConfig:   &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12},
-		DisableKeepAlives: true, // a fetch every few minutes
-	}}
+// presented is how a token came.
+type presented struct {
+	peer    *x509.Certificate // whose key the other end of the connection holds; nil: not known
+	request *http.Request     // nil: there is none, or its proof does not matter
+	dpop    bool              // by the scheme DPoP
 }
 
 // Verify returns what the token says if it is one that this service must take. Errors are of type [*Error].
 //
-// ctx bounds the wait for the issuer's keys, which are fetched at most every few minutes and when a new one signs.
+// It sees the token and not who sent it: a token that is bound to a key is refused ([ReasonBinding]). Where there is a request
+// use [Verifier.VerifyRequest], where there is another kind of connection [Verifier.VerifyPeer].
+//
+// ctx bounds the wait for the issuer's keys and revocations, which is rare: both are kept.
 func (v *Verifier) Verify(ctx context.Context, token string) (*Claims, error) {
+	return v.verify(ctx, token, presented{})
+}
+
+// VerifyPeer is Verify for a token that came over a connection whose other end has proved to hold the key of peer: by
+// mutual TLS, whose verified certificate [Peer] finds. It is on the caller to have verified the certificate's chain. A nil
+// peer proves nothing; tokens that are not bound need none.
+func (v *Verifier) VerifyPeer(ctx context.Context, token string, peer *x509.Certificate) (*Claims, error) {
+	return v.verify(ctx, token, presented{peer: peer})
+}
+
+func (v *Verifier) verify(ctx context.Context, token string, how presented) (*Claims, error) {
+	now := v.cfg.Now()
+	t, err := v.judge(ctx, token)
+	if err != nil {
+		return nil, err
+	}
+	if err := t.Claims.CheckTimes(now, v.cfg.Leeway); err != nil {
+		return nil, asError(err)
+	}
+	var claims *Claims
+	if v.external {
+		claims, err = v.readExternal(t)
+	} else {
+		claims, err = readClaims(t.Claims)
+	}
+	if err != nil {
+		return nil, asError(err)
+	}
+	if v.feed != nil {
+		if err := v.feed.check(ctx, claims); err != nil {
+			return nil, err
+		}
+	}
+	// Last, because a proof that was good is used up.
+	if err := v.checkBinding(claims, token, how, now); err != nil {
+		return nil, err
+	}
+	return claims, nil
+}
+
+// judge finds out whether the token is the issuer's and for us.
+func (v *Verifier) judge(ctx context.Context, token string) (*jwt.Token, error) {
 	t, err := jwt.Parse(token)
 	if err != nil {
 		return nil, asError(err)
 	}
 	// What is cheap and needs no key comes first, so that strangers' tokens make no request to the issuer.
-	if !slices.ContainsFunc(v.cfg.Types, t.HasType) {
+	if !v.takesType(t) {
 		return nil, refuse(ReasonType, "the token's typ %q is not one that is accepted", t.Typ)
 	}
 	if iss, _, err := t.Claims.String("iss"); err != nil || iss != v.cfg.Issuer {
@@ -127,15 +101,33 @@ func (v *Verifier) Verify(ctx context.Context, token string) (*Claims, error) {
 	if err := t.Verify(keys, v.cfg.Algorithms); err != nil {
 		return nil, asError(err)
 	}
-	if aud, _, err := t.Claims.String("aud"); err != nil || aud != v.cfg.Audience {
-		return nil, refuse(ReasonAudience, "the token is not for the audience %q alone", v.cfg.Audience)
+	if !v.external {
+		if aud, _, err := t.Claims.String("aud"); err != nil || aud != v.cfg.Audience {
+			return nil, refuse(ReasonAudience, "the token is not for the audience %q alone", v.cfg.Audience)
+		}
 	}
-	if err := t.Claims.CheckTimes(v.cfg.Now(), v.cfg.Leeway); err != nil {
-		return nil, asError(err)
+	return t, nil
+}
+
+// takesType judges the header's typ. Many an identity provider sends none; their tokens are told apart by their claims.
+func (v *Verifier) takesType(t *jwt.Token) bool {
+	if t.Typ == "" {
+		return v.external && slices.Contains(v.cfg.Types, "JWT")
 	}
-	claims, err := readClaims(t.Claims)
-	if err != nil {
-		return nil, asError(err)
+	for _, typ := range v.cfg.Types {
+		if t.HasType(typ) {
+			return true
+		}
 	}
-	return claims, nil
+	return false
+}
+
+// Fetched tells when the issuer's keys and its revocations were last asked for with success: for readiness and alarms. The
+// zero time: never, or, of revocations, that the issuer has no list.
+func (v *Verifier) Fetched() (keys, revocations time.Time) {
+	keys, _ = v.keys.Fetched()
+	if v.feed != nil {
+		revocations = v.feed.fetchedAt()
+	}
+	return keys, revocations
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -111,7 +112,7 @@ func (s *service) serve(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "a token is needed", http.StatusUnauthorized)
 		return
 	}
-	hop, status := s.handle(r.Context(), token)
+	hop, status := s.handle(r.Context(), token, verify.Peer(r.TLS))
 	hop.Peer = peerID(r.TLS)
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
@@ -119,7 +120,7 @@ func (s *service) serve(w http.ResponseWriter, r *http.Request) {
 }
 
 // handle is what each service does: verify, then exchange and call on. A token is never passed on as it came.
-func (s *service) handle(ctx context.Context, token string) (*Hop, int) {
+func (s *service) handle(ctx context.Context, token string, peer *x509.Certificate) (*Hop, int) {
 	hop := &Hop{Service: s.Name}
 	parsed, err := jwt.Parse(token)
 	if err != nil {
@@ -128,7 +129,7 @@ func (s *service) handle(ctx context.Context, token string) (*Hop, int) {
 	}
 	hop.KID, hop.Claims = parsed.KID, parsed.Payload
 	if s.verifier != nil {
-		claims, err := s.verifier.Verify(ctx, token)
+		claims, err := s.verifier.VerifyPeer(ctx, token, peer)
 		if err != nil {
 			hop.Error = err.Error()
 			return hop, http.StatusUnauthorized
