@@ -36,6 +36,7 @@ type authority struct {
 	key     *ecdsa.PrivateKey
 	down    atomic.Bool
 	fetches atomic.Int32
+	feed    atomic.Pointer[http.HandlerFunc] // of revocations; nil: the metadata names none
 }
 
 func newKey() *ecdsa.PrivateKey {
@@ -65,7 +66,18 @@ func newAuthority() *authority {
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /.well-known/oauth-authorization-server", func(w http.ResponseWriter, _ *http.Request) {
-		fmt.Fprintf(w, `{"issuer":%q,"jwks_uri":%q}`, a.URL, a.URL+"/oauth2/jwks")
+		doc := map[string]string{"issuer": a.URL, "jwks_uri": a.URL + "/oauth2/jwks"}
+		if a.feed.Load() != nil {
+			doc["revocations_uri"] = a.URL + "/oauth2/revocations"
+		}
+		_ = json.NewEncoder(w).Encode(doc)
+	})
+	mux.HandleFunc("GET /oauth2/revocations", func(w http.ResponseWriter, r *http.Request) {
+		if feed := a.feed.Load(); feed != nil {
+			(*feed)(w, r)
+			return
+		}
+		http.NotFound(w, r)
 	})
 	mux.HandleFunc("GET /oauth2/jwks", func(w http.ResponseWriter, _ *http.Request) {
 		a.fetches.Add(1)
