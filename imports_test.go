@@ -4,6 +4,7 @@ import (
 	"go/parser"
 	"go/token"
 	"io/fs"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -31,6 +32,8 @@ func walls() map[string][]string {
 		"sts":                    {".", "storage", "storage/audit", "storage/keyring", "sts/jwt"},
 		"sts/review":             {".", "sts", "storage/audit"},
 		"sts/verify":             {".", "sts/jwt"},
+		"sts/verify/echoverify":  {".", "sts/verify"},
+		"sts/verify/grpcverify":  {".", "sts/verify"},
 		"api":                    {".", "api/wire", "ca", "sts", "sts/review", "storage", "storage/audit", "storage/keyring", "storage/policy"},
 		"api/wire":               {"."},
 		"api/client":             {".", "api/wire", "ca/identity"},
@@ -48,7 +51,8 @@ func walls() map[string][]string {
 // onlyIn names foreign packages that live behind one wall: a prefix of the import path, and the packages that may.
 func onlyIn() map[string][]string {
 	return map[string][]string{
-		"github.com/labstack/echo/v4": {"api"},
+		"github.com/labstack/echo/v4": {"api", "sts/verify/echoverify"},
+		"google.golang.org/grpc":      {"sts/verify/grpcverify"},
 		"github.com/spf13/viper":      {"cmd/countersign/daemon"},
 		"github.com/spf13/cobra":      {"cmd/countersign", "cmd/countersign/demo"},
 		"go.etcd.io/bbolt":            {"storage/bolt"},
@@ -123,6 +127,37 @@ func checkImport(t *testing.T, dir, name, file string, allowed []string) {
 		if (name == prefix || strings.HasPrefix(name, prefix+"/")) && !slices.Contains(may, dir) {
 			t.Errorf("%s imports %s, which lives in %v only", file, name, may)
 		}
+	}
+}
+
+// Who imports sts/verify pays for our three packages, go-jose, which itself needs the standard library only, and x/crypto's reader
+// of ASN.1: for no framework, no store, and no language of conditions.
+func TestVerifyIsLight(t *testing.T) {
+	all := imports(t)
+	seen := map[string]bool{}
+	var visit func(dir string)
+	visit = func(dir string) {
+		if seen[dir] {
+			return
+		}
+		seen[dir] = true
+		for name, file := range all[dir] {
+			first, _, _ := strings.Cut(name, "/")
+			switch {
+			case name == module:
+				visit(".")
+			case strings.HasPrefix(name, module+"/"):
+				visit(strings.TrimPrefix(name, module+"/"))
+			case !strings.Contains(first, ".") || strings.HasPrefix(name, "github.com/go-jose/go-jose/v4"),
+				strings.HasPrefix(name, "golang.org/x/crypto/cryptobyte"):
+			default:
+				t.Errorf("%s imports %s, and users of sts/verify pay for it", file, name)
+			}
+		}
+	}
+	visit("sts/verify")
+	if want := map[string]bool{"sts/verify": true, "sts/jwt": true, ".": true}; !maps.Equal(seen, want) {
+		t.Errorf("sts/verify brings %v, want %v", seen, want)
 	}
 }
 
