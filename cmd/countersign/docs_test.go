@@ -217,6 +217,7 @@ func TestDocuments(t *testing.T) {
 		"conformance.md":  "TestConformanceDocument",
 		"policy.md":       "TestPolicyDocument",
 		"policy-tools.md": "TestPolicyToolsDocument",
+		"verify.md":       "TestVerifyDocument",
 	}
 	for _, path := range slices.Concat(paths, adrs) {
 		if test, ok := typed[filepath.Base(path)]; ok {
@@ -235,5 +236,30 @@ func TestDocuments(t *testing.T) {
 		if !strings.Contains(string(operations), "`"+key+"`") {
 			t.Errorf("docs/operations.md does not explain %s", key)
 		}
+	}
+}
+
+// TestVerifyDocument: each block of docs/verify.md is a part of an example of sts/verify, which compiles and prints what it says.
+func TestVerifyDocument(t *testing.T) {
+	flat := func(text string) string {
+		var b strings.Builder
+		for line := range strings.SplitSeq(text, "\n") {
+			b.WriteString(strings.TrimSpace(line) + "\n")
+		}
+		return b.String()
+	}
+	examples, err := os.ReadFile("../../sts/verify/example_http_test.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	code := flat(string(examples))
+	found := blocks(t, "../../docs/verify.md")
+	for _, block := range found {
+		if block.language != "go" || !strings.Contains(code, "\n"+flat(strings.TrimSuffix(block.text, "\n"))) {
+			t.Errorf("docs/verify.md:%d: this block stands in no example", block.line)
+		}
+	}
+	if len(found) == 0 {
+		t.Error("docs/verify.md has no code blocks any more")
 	}
 }
