@@ -144,15 +144,15 @@ func newVerifier(cfg Config) (*Verifier, error) {
 // settle judges what can be judged alone, fills the defaults in and copies what is the caller's.
 func (cfg *Config) settle() error {
 	if cfg.Leeway < 0 || cfg.Leeway > jwt.MaxSkew {
-		return fmt.Errorf("Leeway must be 0 to %s", jwt.MaxSkew)
+		return fmt.Errorf("the Leeway must be 0 to %s", jwt.MaxSkew)
 	}
 	cfg.Leeway = orDefault(cfg.Leeway, defaultLeeway)
 	if cfg.Poll != 0 && (cfg.Poll < minPoll || cfg.Poll > maxPoll) {
-		return fmt.Errorf("Poll must be %s to %s", minPoll, maxPoll)
+		return fmt.Errorf("the Poll must be %s to %s", minPoll, maxPoll)
 	}
 	cfg.Poll = orDefault(cfg.Poll, defaultPoll)
 	if cfg.MaxStale != 0 && (cfg.MaxStale < cfg.Poll || cfg.MaxStale > maxMaxStale) {
-		return fmt.Errorf("MaxStale must be Poll to %s", maxMaxStale)
+		return fmt.Errorf("the MaxStale must be Poll to %s", maxMaxStale)
 	}
 	cfg.MaxStale = orDefault(cfg.MaxStale, defaultMaxStale)
 	if cfg.Now == nil {
@@ -176,7 +176,7 @@ func (cfg *Config) settle() error {
 	}
 	cfg.Scopes = slices.Clone(cfg.Scopes)
 	if !allScopes(cfg.Scopes) {
-		return errors.New("Scopes holds something that is no scope (RFC 6749 3.3)")
+		return errors.New("the Scopes hold something that is no scope (RFC 6749 3.3)")
 	}
 	if cfg.Client == nil {
 		cfg.Client = clientFor(cfg.Roots)
