@@ -3,8 +3,8 @@
 //
 // A token is read in two steps. [Parse] judges its shape and makes a [Token], which proves nothing yet.
 // [Token.Verify] judges the signature with the keys of one issuer. Who the token is from, for and about is the
-// caller's to judge, from its [Claims]; [Claims.CheckTimes] does the times. go-jose makes signatures and reads and writes
-// keys. Signatures are judged with the standard library alone, which is what makes that cheap, and shape and claims
+// caller's to judge, from its [Claims]; [Claims.CheckTimes] does the times. go-jose reads and writes
+// keys. Signatures are made and judged by the standard library alone, which is what makes that cheap, and shape and claims
 // here, because go-jose takes non-canonical base64url, JWS JSON serialization and tokens without exp.
 //
 // A DPoP proof is another thing and has a parser of its own, [ParseProof].
