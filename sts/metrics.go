@@ -13,6 +13,9 @@ import (
 type metrics struct {
 	exchanges *prometheus.CounterVec
 	duration  prometheus.Histogram
+
+	revocations    *prometheus.CounterVec
+	introspections *prometheus.CounterVec
 }
 
 func newMetrics(r prometheus.Registerer) (*metrics, error) {
@@ -25,10 +28,16 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 			Buckets: prometheus.ExponentialBuckets(0.00025, 2, 16),
 		}),
 	}
+	m.revocations = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "countersign_revocations_total", Help: "Revocations that were made, by kind (jti, txn, sid, sub, service).",
+	}, []string{"kind"})
+	m.introspections = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "countersign_introspections_total", Help: "Introspections by answer (active, inactive).",
+	}, []string{"answer"})
 	if r == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.exchanges, m.duration} {
+	for _, c := range []prometheus.Collector{m.exchanges, m.duration, m.revocations, m.introspections} {
 		if err := r.Register(c); err != nil {
 			return nil, fmt.Errorf("register the token metrics: %w", err)
 		}
