@@ -66,15 +66,9 @@ func (s *Server) logout(rq *request) error {
 
 // feed is the signed list of revocations that sts/verify polls.
 func (s *Server) feed(rq *request) error {
-	since := int64(0)
-	query, err := url.ParseQuery(rq.Request().URL.RawQuery)
-	if sent := query["since"]; err == nil && len(sent) > 0 {
-		if since, err = strconv.ParseInt(sent[0], 10, 64); len(sent) > 1 || sent[0][0] == '+' {
-			since = -1
-		}
-	}
-	if err != nil || since < 0 {
-		return countersign.Errorf(countersign.CodeParameter, "since must be one cursor that the feed gave, or 0")
+	since, err := cursor(rq.Request().URL.RawQuery)
+	if err != nil {
+		return err
 	}
 	page, err := s.STS.Feed(since)
 	if err != nil {
@@ -82,6 +76,22 @@ func (s *Server) feed(rq *request) error {
 	}
 	rq.Response().Header().Del("Pragma") // it may be cached, unlike all else at /oauth2
 	return rq.document(wire.JWT, page.Body, page.ETag, feedMaxAge)
+}
+
+// cursor reads since, a decimal number in its one spelling; without it the feed begins at 0. Other parameters are ignored.
+func cursor(rawQuery string) (int64, error) {
+	query, err := url.ParseQuery(rawQuery)
+	sent := query["since"]
+	if err == nil && len(sent) == 0 {
+		return 0, nil
+	}
+	if err == nil && len(sent) == 1 {
+		since, err := strconv.ParseInt(sent[0], 10, 64)
+		if err == nil && since >= 0 && strconv.FormatInt(since, 10) == sent[0] {
+			return since, nil
+		}
+	}
+	return 0, countersign.Errorf(countersign.CodeParameter, "since must be one cursor that the feed gave, or 0")
 }
 
 // revokeTokens is an operator's revocation.

@@ -366,7 +366,7 @@ func TestAssertionReplay(t *testing.T) {
 	r.denies("signed anew", r.own.sign(t, "JWT", claims), countersign.CodeAssertionUsed)
 	r.denies("with another exp", r.own.sign(t, "JWT", with(claims, map[string]any{"exp": r.now().Unix() + 200})), countersign.CodeAssertionUsed)
 
-	again, err := New(r.Service.cfg.restarted())
+	again, err := New(t.Context(), r.Service.cfg.restarted())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -12,7 +12,7 @@ import (
 	"github.com/countersign/countersign/sts/jwt"
 )
 
-func nobody() countersign.Caller {
+func stranger() countersign.Caller {
 	return countersign.Caller{Addr: netip.MustParseAddr("192.0.2.7"), RequestID: "r1"}
 }
 
@@ -73,7 +73,7 @@ func TestLogoutRefusals(t *testing.T) {
 		{"sub is an ID", typLogout, map[string]any{"sid": nil, "sub": idOf("orders").String()}},
 		{"sub of another issuer", typLogout, map[string]any{"sid": nil, "sub": "hr:bob"}},
 	} {
-		if err := h.Logout(t.Context(), nobody(), h.logoutToken(c.typ, c.changes)); codeOf(err) != countersign.CodeLogoutToken {
+		if err := h.Logout(t.Context(), stranger(), h.logoutToken(c.typ, c.changes)); codeOf(err) != countersign.CodeLogoutToken {
 			t.Errorf("%s: %v", c.name, err)
 		}
 	}
@@ -83,18 +83,18 @@ func TestLogoutRefusals(t *testing.T) {
 		"of a key that is not published": h.idp.token(t, "idp-2", h.logoutClaims()),
 		"alg none":                       "eyJhbGciOiJub25lIn0." + strings.Split(good, ".")[1] + ".",
 	} {
-		if err := h.Logout(t.Context(), nobody(), token); codeOf(err) != countersign.CodeLogoutToken {
+		if err := h.Logout(t.Context(), stranger(), token); codeOf(err) != countersign.CodeLogoutToken {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	if err := h.Logout(t.Context(), nobody(), h.logoutToken(typLogout, map[string]any{"iss": downURL, "aud": "hr-portal"})); codeOf(err) != countersign.CodeIssuerDown {
+	if err := h.Logout(t.Context(), stranger(), h.logoutToken(typLogout, map[string]any{"iss": downURL, "aud": "hr-portal"})); codeOf(err) != countersign.CodeIssuerDown {
 		t.Errorf("an issuer that is down: %v", err)
 	}
 	if list, _, _ := h.Revocations(t.Context(), time.Time{}, 10); len(list) != 0 {
 		t.Errorf("revoked: %+v", list)
 	}
 	// A refused token uses up nothing: its jti is recorded after it was verified.
-	if err := h.Logout(t.Context(), nobody(), good); err != nil {
+	if err := h.Logout(t.Context(), stranger(), good); err != nil {
 		t.Error(err)
 	}
 }
@@ -117,14 +117,14 @@ func TestLogout(t *testing.T) {
 	if r := h.records(eventRevoked); len(r) != 2 || r[0].By.Name != "issuer idp" || r[0].By.ID != "" || r[0].By.Addr == "" {
 		t.Errorf("%+v", r)
 	}
-	if err := h.Logout(t.Context(), nobody(), token); codeOf(err) != countersign.CodeLogoutReplay {
+	if err := h.Logout(t.Context(), stranger(), token); codeOf(err) != countersign.CodeLogoutReplay {
 		t.Errorf("sent again: %v", err)
 	}
 
 	h.pass(time.Second)
 	for n, typ := range []string{"JWT", "application/logout+jwt", "LOGOUT+JWT"} {
 		sub := "user" + typ
-		if err := h.Logout(t.Context(), nobody(), h.logoutToken(typ, map[string]any{"jti": typ, "sid": nil, "sub": sub})); err != nil {
+		if err := h.Logout(t.Context(), stranger(), h.logoutToken(typ, map[string]any{"jti": typ, "sid": nil, "sub": sub})); err != nil {
 			t.Errorf("%d: %v", n, err)
 		}
 		h.refuses("a subject", as("gateway"), exchangeOf(h.user(map[string]any{"sub": sub}), "orders"), countersign.CodeRevoked)
@@ -136,7 +136,7 @@ func TestLogout(t *testing.T) {
 	g := h.graph()
 	g.issuers[0].Subject = countersign.SubjectPrefix
 	h.policy.Store(g.policy())
-	if err := h.Logout(t.Context(), nobody(), h.logoutToken(typLogout, map[string]any{"jti": "p", "sid": nil})); err != nil {
+	if err := h.Logout(t.Context(), stranger(), h.logoutToken(typLogout, map[string]any{"jti": "p", "sid": nil})); err != nil {
 		t.Fatal(err)
 	}
 	list, _, _ = h.Revocations(t.Context(), time.Time{}, 1)
@@ -153,7 +153,7 @@ func TestLogoutOnce(t *testing.T) {
 	codes := make([]countersign.Code, 8)
 	var group sync.WaitGroup
 	for n := range codes {
-		group.Go(func() { codes[n] = codeOf(h.Logout(t.Context(), nobody(), token)) })
+		group.Go(func() { codes[n] = codeOf(h.Logout(t.Context(), stranger(), token)) })
 	}
 	group.Wait()
 	slices.Sort(codes)
@@ -164,7 +164,7 @@ func TestLogoutOnce(t *testing.T) {
 	if n, err := h.store.Prune(t.Context(), logoutsTable().Name, 10); n != 1 || err != nil {
 		t.Errorf("%d jtis were forgotten, %v", n, err)
 	}
-	if err := h.Logout(t.Context(), nobody(), token); codeOf(err) != countersign.CodeLogoutToken {
+	if err := h.Logout(t.Context(), stranger(), token); codeOf(err) != countersign.CodeLogoutToken {
 		t.Errorf("when its jti is forgotten: %v", err)
 	}
 }

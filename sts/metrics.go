@@ -18,7 +18,7 @@ type metrics struct {
 	introspections *prometheus.CounterVec
 }
 
-func newMetrics(r prometheus.Registerer) (*metrics, error) {
+func newMetrics(r prometheus.Registerer, revocations func() int) (*metrics, error) {
 	m := &metrics{
 		exchanges: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "countersign_exchanges_total", Help: "Token requests by result (issued, denied, failed) and code.",
@@ -37,7 +37,10 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 	if r == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.exchanges, m.duration, m.revocations, m.introspections} {
+	inForce := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "countersign_revocations", Help: "Revocations that are kept; at 131072 there is no room for more.",
+	}, func() float64 { return float64(revocations()) })
+	for _, c := range []prometheus.Collector{m.exchanges, m.duration, m.revocations, m.introspections, inForce} {
 		if err := r.Register(c); err != nil {
 			return nil, fmt.Errorf("register the token metrics: %w", err)
 		}

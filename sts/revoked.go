@@ -201,6 +201,12 @@ func (r *revokedSet) covers(kind countersign.RevocationKind, value string, until
 	return ok && !until.IsZero() && !k.Until.Before(until)
 }
 
+func (r *revokedSet) len() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.all)
+}
+
 // settled is the greatest sequence number of the audit log up to which no intent is open; head was read before.
 func (r *revokedSet) settled(head uint64) uint64 {
 	r.mu.Lock()

@@ -75,14 +75,15 @@ func New(ctx context.Context, cfg Config) (*Service, error) {
 	if err != nil {
 		return nil, err
 	}
-	m, err := newMetrics(cfg.Registerer)
+	revocations := newRevokedSet(cfg.Now)
+	m, err := newMetrics(cfg.Registerer, revocations.len)
 	if err != nil {
 		return nil, err
 	}
 	s := &Service{
 		cfg: cfg, log: cfg.Logger, metrics: m, metadata: doc, clientKeys: &clientKeys{},
 		keys:        &published{ring: cfg.Keys, now: cfg.Now},
-		revocations: newRevokedSet(cfg.Now),
+		revocations: revocations,
 		issuers:     &issuers{now: cfg.Now, log: cfg.Logger, transport: cfg.Transport, remotes: map[source]*jwt.Remote{}},
 	}
 	if _, err := s.keys.get(); err != nil {
