@@ -62,7 +62,10 @@ func (s *Service) settle(ctx context.Context) error {
 			return err
 		}
 	}
-	return s.moveMark(ctx, head)
+	if err := s.moveMark(ctx, head); err != nil { // on a full disk the daemon still starts, and tries again later
+		s.log.Warn("the next start has to read the audit log from the same place again", "error", err)
+	}
+	return nil
 }
 
 // toldSince are the revocations that the audit log tells of behind a sequence number, without those that failed and those
