@@ -123,6 +123,8 @@ func feedClaimsOf(list []kept, whole, since int64, now time.Time) (feedClaims, e
 	if since > now.Add(2*feedOverlap).UnixMicro() {
 		from = 0 // no cursor of ours: it begins again
 	}
+	// Nothing older is shown, so nobody can make us walk over what is kept for the exchange only.
+	from = max(from, now.Add(-lifetime(countersign.RevokeJTI)-margin).UnixMicro())
 	first, _ := slices.BinarySearchFunc(list, from+1, func(k kept, made int64) int { return cmp.Compare(k.made, made) })
 	size, last := 0, int64(0)
 	for _, k := range list[first:] {

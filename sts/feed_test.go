@@ -147,8 +147,9 @@ func TestFeedPages(t *testing.T) {
 		now := noon
 		var list []kept
 		add := func(n int) {
+			step := rapid.SampledFrom([]time.Duration{time.Microsecond, time.Millisecond, 200 * time.Millisecond}).Draw(t, "step")
 			for range n {
-				now = now.Add(time.Duration(rapid.Int64Range(1, int64(200*time.Millisecond)).Draw(t, "step")))
+				now = now.Add(step)
 				value := fmt.Sprint(len(list), "-", strings.Repeat("v", rapid.SampledFrom([]int{0, maxName}).Draw(t, "size")))
 				list = append(list, kept{made: now.UnixMicro() + int64(len(list)), Revocation: countersign.Revocation{
 					Kind: countersign.RevokeJTI, Value: value, Until: noon.Add(24 * time.Hour),

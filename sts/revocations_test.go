@@ -86,7 +86,8 @@ func TestRevokedIsExplained(t *testing.T) {
 	h.revoke(RevokeRequest{JTI: claimOf(t, first, "jti"), Reason: "stolen"})
 	h.refuses("revoked", as("orders"), exchangeOf(first, "inventory"), countersign.CodeRevoked)
 	denials := h.records("token.denied")
-	if len(denials) != 1 || !strings.Contains(string(denials[0].Detail), `"name":"subject-token","ok":false,"code":"CS3080"`) {
+	if len(denials) != 1 || !strings.Contains(string(denials[0].Detail), `"name":"subject-token","ok":false,"code":"CS3080"`) ||
+		strings.Contains(string(denials[0].Detail), `"name":"call"`) {
 		t.Errorf("%+v", denials)
 	}
 	e, err := h.Explain(t.Context(), ExplainRequest{From: "orders", To: "inventory", Token: first})
