@@ -120,7 +120,7 @@ func feedClaimsOf(list []kept, whole, since int64, now time.Time) (feedClaims, e
 		IssuedAt: now.Unix(), Expires: now.Add(feedValid).Unix(), Since: since, Cursor: whole, Revocations: []json.RawMessage{},
 	}
 	from := since - feedOverlap.Microseconds()
-	if since > now.Add(2*feedOverlap).UnixMicro() {
+	if since > max(whole, now.UnixMicro())+2*feedOverlap.Microseconds() {
 		from = 0 // no cursor of ours: it begins again
 	}
 	// Nothing older is shown, so nobody can make us walk over what is kept for the exchange only.

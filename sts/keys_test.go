@@ -124,7 +124,7 @@ func TestMetadata(t *testing.T) {
 	}
 	for name, want := range map[string]string{"issuer": us, "token_endpoint": us + "/oauth2/token", "jwks_uri": us + "/.well-known/jwks.json",
 		"revocation_endpoint": us + "/oauth2/revoke", "introspection_endpoint": us + "/oauth2/introspect",
-		"countersign_revocations_uri": us + "/oauth2/revocations", "countersign_backchannel_logout_uri": us + "/oauth2/backchannel-logout"} {
+		"revocations_uri": us + "/oauth2/revocations", "backchannel_logout_uri": us + "/oauth2/backchannel-logout"} {
 		if doc[name] != want {
 			t.Errorf("%s is %v", name, doc[name])
 		}

@@ -31,10 +31,10 @@ type serverMetadata struct {
 	RevocationAlgs       []string `json:"revocation_endpoint_auth_signing_alg_values_supported"`
 	IntrospectionAlgs    []string `json:"introspection_endpoint_auth_signing_alg_values_supported"`
 
-	// Members of our own: the feed of revocations, and where a users issuer sends its logout tokens. The registered members
-	// about back-channel logout are for those who send them, which is not done here.
-	Revocations string `json:"countersign_revocations_uri"`
-	Logout      string `json:"countersign_backchannel_logout_uri"`
+	// Not registered for servers: the feed of revocations, and where a users issuer sends its logout tokens, by the name that
+	// a client has for it there. backchannel_logout_supported is for those who send such tokens, which is not done here.
+	Revocations string `json:"revocations_uri"`
+	Logout      string `json:"backchannel_logout_uri"`
 }
 
 // metadata writes the document for an issuer identifier. The endpoints are on its host: the daemon's paths are fixed, and a

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"net/url"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -126,6 +127,14 @@ type hookedStore struct {
 	storage.Store
 	before func() error // an error stands for the Apply
 	after  func() error // hides that it was done
+	broken atomic.Bool  // lists can't be read
+}
+
+func (s *hookedStore) List(ctx context.Context, table string, o storage.ListOptions) (storage.Page, error) {
+	if s.broken.Load() && table == revocationsTable().Name {
+		return storage.Page{}, storage.ErrBusy
+	}
+	return s.Store.List(ctx, table, o)
 }
 
 func (s *hookedStore) Apply(ctx context.Context, ops ...storage.Op) (storage.Rev, error) {
@@ -144,7 +153,9 @@ func (s *hookedStore) Apply(ctx context.Context, ops ...storage.Op) (storage.Rev
 	return rev, err
 }
 
-func (h *house) hook(before, after func() error) { h.cfg.Store = &hookedStore{h.store, before, after} }
+func (h *house) hook(before, after func() error) {
+	h.cfg.Store = &hookedStore{Store: h.store, before: before, after: after}
+}
 
 // outcomes are those of the revocations in the audit log.
 func (h *house) outcomes() []audit.Outcome {

@@ -309,6 +309,48 @@ func TestRevocationsAreFollowed(t *testing.T) {
 	}
 }
 
+// A store that can't be read for a while is believed for a while, and no longer: what it has by then is not known.
+func TestRevocationsUnreadForAWhile(t *testing.T) {
+	h := openHouse(t)
+	store := &hookedStore{Store: h.store}
+	store.broken.Store(true)
+	h.cfg.Store = store
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- h.FollowRevocations(ctx) }()
+	h.must("gateway", exchangeOf(h.user(nil), "orders"))
+	h.pass(patience)
+	until := func(code countersign.Code) {
+		for {
+			if _, err := h.Token(t.Context(), as("gateway"), exchangeOf(h.user(nil), "orders")); codeOf(err) == code && (err == nil) == (code == "") {
+				return
+			}
+			h.pass(time.Second)
+			time.Sleep(20 * time.Millisecond)
+		}
+	}
+	until(countersign.CodeRevocations)
+	store.broken.Store(false)
+	until("")
+	stop()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
+// A revoked actor token proves nobody.
+func TestRevokedActor(t *testing.T) {
+	h := openHouse(t)
+	g := h.graph()
+	g.call("gateway", "billing").Machine = []string{"bill"}
+	h.policy.Store(g.policy())
+	actor := exchangeOf(h.user(nil), "orders")
+	actor.ActorToken, actor.ActorTokenType = h.must("gateway", Request{GrantType: GrantClientCredentials}).AccessToken, TypeJWT
+	h.must("gateway", actor)
+	h.revoke(RevokeRequest{JTI: claimOf(t, actor.ActorToken, "jti")})
+	h.refuses("revoked", as("gateway"), actor, countersign.CodeActor)
+}
+
 func TestRevokeRefusals(t *testing.T) {
 	h := openHouse(t)
 	viewer := operator()
