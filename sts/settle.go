@@ -25,8 +25,8 @@ const markKey = "settled"
 func stateTable() storage.Table[mark] { return storage.Table[mark]{Name: "sts_state"} }
 
 const (
-	tick       = 10 * time.Second
-	pruneBatch  = 500 // records of one table in one step
+	tick         = 10 * time.Second
+	pruneBatch   = 500 // records of one table in one step
 	pruneBatches = 20  // of one table in one tick
 )
 
