@@ -437,7 +437,7 @@ func TestAssertionStoreFails(t *testing.T) {
 	} {
 		cfg := r.Service.cfg.restarted()
 		cfg.Store = refusing{cfg.Store, cause}
-		s, err := New(cfg)
+		s, err := New(t.Context(), cfg)
 		if err != nil {
 			t.Fatal(err)
 		}

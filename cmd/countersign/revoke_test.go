@@ -16,6 +16,7 @@ import (
 	"github.com/countersign/countersign"
 	"github.com/countersign/countersign/api/client"
 	"github.com/countersign/countersign/api/wire"
+	"github.com/countersign/countersign/sts/jwt"
 )
 
 // relay is what gateway gets for a token, for orders.
@@ -221,4 +222,14 @@ func TestBackChannelLogout(t *testing.T) {
 		t.Errorf("the session's own token: %v", err)
 	}
 	d.relay(d.idp.token("sid", "s2"))
+}
+
+// jtiOf reads the identifier of a token.
+func jtiOf(token string) (string, error) {
+	parsed, err := jwt.Parse(token)
+	if err != nil {
+		return "", err
+	}
+	jti, _, err := parsed.Claims.String("jti")
+	return jti, err
 }
