@@ -86,6 +86,16 @@ const (
 	CodeAssertionUsed    Code = "CS3074"
 	CodeWorkload         Code = "CS3075"
 	CodeUnbound          Code = "CS3076"
+	CodeRevoked          Code = "CS3080"
+	CodeRevokedNow       Code = "CS3081"
+	CodeSubjectOld       Code = "CS3082"
+	CodeNotTheClient     Code = "CS3083"
+	CodeTokenKind        Code = "CS3084"
+	CodeRevocationsFull  Code = "CS3085"
+	CodeRevocation       Code = "CS3086"
+	CodeLogoutToken      Code = "CS3087"
+	CodeLogoutReplay     Code = "CS3088"
+	CodeRevocations      Code = "CS3089"
 	CodePolicyFaults     Code = "CS4001"
 	CodePolicyVersion    Code = "CS4002"
 	CodePolicyConflict   Code = "CS4003"
@@ -146,7 +156,7 @@ func Codes() []CodeInfo {
 			"use the credential that this path takes"},
 		{CodeRole, Denied, "", "the operator's role does not allow this",
 			"ask an operator with the role that the message names"},
-		{CodeSocketPeer, Unauthenticated, "", "the admin socket serves the daemon's user and root only",
+		{CodeSocketPeer, Unauthenticated, oauthClient, "the admin socket serves the daemon's user and root only",
 			"use --server and --identity, or the daemon's own user"},
 		{CodeForwarded, Unauthenticated, oauthClient, "the client certificate that a proxy forwarded can't be taken",
 			"mend the proxy: one Client-Cert (RFC 9440), or x-forwarded-client-cert with Cert, of a service, at an OAuth endpoint"},
@@ -262,6 +272,26 @@ func Codes() []CodeInfo {
 			"name the issuer and the exact sub under `enrol` of the service in the policy"},
 		{CodeUnbound, Invalid, oauthRequest, "tokens for this service are bound to the client's certificate, and the client came without one",
 			"send the client certificate too; the assertion may stay"},
+		{CodeRevoked, Denied, oauthRequest, "the token is revoked, or what it was made from",
+			"the user has to log in again; countersign token revocations tells who revoked it and why"},
+		{CodeRevokedNow, Unavailable, oauthNotNow, "tokens of this subject or service are being revoked in this very second",
+			"repeat in a second"},
+		{CodeSubjectOld, Invalid, oauthRequest, "the subject token was issued longer ago than revocations are kept",
+			"get a fresh token: the user has to log in again"},
+		{CodeNotTheClient, Denied, "invalid_grant", "the token was issued to another client",
+			"only the client that a token was issued to, or an operator, can revoke it"},
+		{CodeTokenKind, Invalid, "unsupported_token_type", "it is signed by this authority, and no access token",
+			"send an access token"},
+		{CodeRevocationsFull, Unavailable, oauthNotNow, "there are as many revocations as can be kept at a time",
+			"let tokens expire; revoke a subject or a service at once; countersign token revocations"},
+		{CodeRevocation, Invalid, "", "it is not clear what is to be revoked",
+			"name exactly one of jti, txn, sub, sid (with its issuer) and service"},
+		{CodeLogoutToken, Invalid, oauthRequest, "the logout token is not one that can be verified",
+			"look at the issuer's settings for the back-channel logout: client, algorithm, clock"},
+		{CodeLogoutReplay, Invalid, oauthRequest, "this logout token was sent before",
+			"nothing is left to do: it took effect the first time"},
+		{CodeRevocations, Unavailable, oauthNotNow, "the revocations can't be read, so no token can be judged",
+			"look at the daemon's log and its store"},
 		{CodePolicyFaults, Invalid, "", "the policy has faults; the one in force stays",
 			"mend the faults; all of them are listed with their places"},
 		{CodePolicyVersion, NotFound, "", "there is no such version of the policy",

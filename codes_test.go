@@ -17,9 +17,9 @@ func TestCodesAreInOrder(t *testing.T) {
 	}
 }
 
-// Only what RFC 6749 5.2 and RFC 8693 2.2.2 name, or 503 and 500 need, stands on the wire of /oauth2.
+// Only what RFC 6749 5.2, RFC 8693 2.2.2 and RFC 7009 2.2.1 name, or 503 and 500 need, stands on the wire of /oauth2.
 func TestOAuthErrors(t *testing.T) {
-	known := []string{"", "invalid_request", "invalid_client", "invalid_target", "invalid_scope", "unauthorized_client", "unsupported_grant_type", "server_error", "temporarily_unavailable"}
+	known := []string{"", "invalid_request", "invalid_client", "invalid_target", "invalid_scope", "unauthorized_client", "unsupported_grant_type", "invalid_grant", "unsupported_token_type", "server_error", "temporarily_unavailable"}
 	for _, info := range Codes() {
 		if !slices.Contains(known, info.OAuth) {
 			t.Errorf("%s: %q", info.Code, info.OAuth)

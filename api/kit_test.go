@@ -179,7 +179,7 @@ func (k *kit) assemble(o kitOptions) {
 	k.must(ca.Init(ctx, authority, by))
 	k.ca, err = ca.Open(ctx, authority)
 	k.must(err)
-	tokens, err := sts.New(sts.Config{
+	tokens, err := sts.New(ctx, sts.Config{
 		Issuer: o.issuer, Policy: k.book.Current, Keys: k.ring, Audit: k.audit, Store: store, Now: k.clock.now, Logger: logger,
 	})
 	k.must(err)

@@ -24,9 +24,9 @@ type credential struct {
 func byRole(service bool, role countersign.Role) func(auth) countersign.Code {
 	return func(a auth) countersign.Code {
 		switch a {
-		case authPublic, authJoin:
+		case authPublic, authLogout, authJoin:
 			return ""
-		case authClient, authServiceOrOperator:
+		case authClient, authIntrospect, authServiceOrOperator:
 			if service {
 				return ""
 			}
@@ -44,7 +44,7 @@ func byRole(service bool, role countersign.Role) func(auth) countersign.Code {
 // always is what a credential is refused with wherever one is asked for.
 func always(code countersign.Code) func(auth) countersign.Code {
 	return func(a auth) countersign.Code {
-		if a == authPublic {
+		if a == authPublic || a == authLogout {
 			return ""
 		}
 		return code
@@ -63,7 +63,7 @@ func (k *kit) credentials() []credential {
 	onlyJoin := func(code countersign.Code) func(auth) countersign.Code {
 		return func(a auth) countersign.Code {
 			switch a {
-			case authPublic:
+			case authPublic, authLogout:
 				return ""
 			case authJoin:
 				return code
@@ -177,22 +177,22 @@ func TestAuthorise(t *testing.T) {
 	}{
 		{"nobody", countersign.Caller{}, nil},
 		{"nobody with a role", countersign.Caller{Role: countersign.RoleAdmin}, nil},
-		{"service", countersign.Caller{Method: countersign.ByCertificate, ID: service}, []auth{authClient, authJoin, authServiceOrOperator}},
-		{"service with a role", countersign.Caller{Method: countersign.ByCertificate, ID: service, Role: countersign.RoleAdmin}, []auth{authClient, authJoin, authServiceOrOperator}},
-		{"service by assertion", countersign.Caller{Method: countersign.ByAssertion, ID: service}, []auth{authClient}},
+		{"service", countersign.Caller{Method: countersign.ByCertificate, ID: service}, []auth{authClient, authJoin, authIntrospect, authServiceOrOperator}},
+		{"service with a role", countersign.Caller{Method: countersign.ByCertificate, ID: service, Role: countersign.RoleAdmin}, []auth{authClient, authJoin, authIntrospect, authServiceOrOperator}},
+		{"service by assertion", countersign.Caller{Method: countersign.ByAssertion, ID: service}, []auth{authClient, authIntrospect}},
 		{"operator by assertion", countersign.Caller{Method: countersign.ByAssertion, ID: operator, Role: countersign.RoleAdmin}, nil},
 		{"joiner", countersign.Caller{Method: countersign.ByJoinToken, ID: service}, []auth{authJoin}},
 		{"joiner with a role", countersign.Caller{Method: countersign.ByJoinToken, ID: operator, Role: countersign.RoleAdmin}, []auth{authJoin}},
 		{"authority", countersign.Caller{Method: countersign.ByCertificate, ID: authority, Role: countersign.RoleAdmin}, nil},
 		{"operator without a role", countersign.Caller{Method: countersign.ByCertificate, ID: operator}, []auth{authJoin}},
-		{"viewer", countersign.Caller{Method: countersign.ByCertificate, ID: operator, Role: countersign.RoleViewer}, []auth{authJoin, authViewer}},
-		{"operator", countersign.Caller{Method: countersign.ByCertificate, ID: operator, Role: countersign.RoleOperator}, []auth{authJoin, authViewer, authOperator, authServiceOrOperator}},
-		{"admin", countersign.Caller{Method: countersign.ByCertificate, ID: operator, Role: countersign.RoleAdmin}, []auth{authJoin, authViewer, authOperator, authServiceOrOperator, authAdmin}},
-		{"socket", countersign.Caller{Method: countersign.BySocket, Role: countersign.RoleAdmin}, []auth{authViewer, authOperator, authServiceOrOperator, authAdmin}},
+		{"viewer", countersign.Caller{Method: countersign.ByCertificate, ID: operator, Role: countersign.RoleViewer}, []auth{authJoin, authIntrospect, authViewer}},
+		{"operator", countersign.Caller{Method: countersign.ByCertificate, ID: operator, Role: countersign.RoleOperator}, []auth{authJoin, authIntrospect, authViewer, authOperator, authServiceOrOperator}},
+		{"admin", countersign.Caller{Method: countersign.ByCertificate, ID: operator, Role: countersign.RoleAdmin}, []auth{authJoin, authIntrospect, authViewer, authOperator, authServiceOrOperator, authAdmin}},
+		{"socket", countersign.Caller{Method: countersign.BySocket, Role: countersign.RoleAdmin}, []auth{authIntrospect, authViewer, authOperator, authServiceOrOperator, authAdmin}},
 		{"daemon", countersign.Daemon("test"), nil},
 	}
 	for _, tc := range callers {
-		allowed := map[auth]bool{authPublic: true}
+		allowed := map[auth]bool{authPublic: true, authLogout: true}
 		for _, a := range tc.allowed {
 			allowed[a] = true
 		}

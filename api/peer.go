@@ -61,7 +61,7 @@ func (s *Server) forwarded(c echo.Context, r route, proxy countersign.Caller, ow
 		return nobody, false, nil
 	case bytes.Equal(leaf.Raw, own):
 		return proxy, true, nil
-	case r.auth != authPublic && !r.auth.byForm():
+	case !r.auth.open() && !r.auth.byForm():
 		return refuse("this path takes no client certificate through a proxy")
 	}
 	peer, err := s.CA.PeerCaller(c.Request().Context(), leaf, nobody)

@@ -21,6 +21,8 @@ const (
 	authPublic                 // nobody need say who he is; a credential that is no good counts as none
 	authClient                 // the certificate of a service, or its client assertion, as an OAuth client (RFC 8705, RFC 7523)
 	authJoin                   // a join token, or the certificate of a service or operator
+	authIntrospect             // as authClient, or the role viewer
+	authLogout                 // the logout token in the form, which the domain judges (OpenID Connect Back-Channel Logout 1.0, 2.5); else as authPublic
 	authServiceOrOperator      // the certificate of a service, which the domain judges; or the role operator
 	authViewer
 	authOperator
@@ -29,17 +31,20 @@ const (
 
 // String is the name in the table of routes.
 func (a auth) String() string {
-	return [...]string{"UNSET", "public", "client", "join", "service|operator", "viewer", "operator", "admin"}[a]
+	return [...]string{"UNSET", "public", "client", "join", "client|viewer", "logout token", "service|operator", "viewer", "operator", "admin"}[a]
 }
 
 // byForm tells whether the credential may be a client assertion in the form (RFC 7521 4.2), so that the body is read before it
 // is known who sent it. A certificate that is no good refuses the request before that, whatever stands in the form.
-func (a auth) byForm() bool { return a == authClient }
+func (a auth) byForm() bool { return a == authClient || a == authIntrospect }
+
+// open tells whether nobody need say who he is before the handler is asked.
+func (a auth) open() bool { return a == authPublic || a == authLogout }
 
 // role is the operator's role that a demands, RoleNone if none would do.
 func (a auth) role() countersign.Role {
 	switch a {
-	case authViewer:
+	case authViewer, authIntrospect:
 		return countersign.RoleViewer
 	case authOperator, authServiceOrOperator:
 		return countersign.RoleOperator
@@ -71,7 +76,9 @@ type route struct {
 }
 
 // socket tells whether the admin socket serves the route: not those that live on a proof which no socket carries.
-func (r route) socket() bool { return r.auth != authClient && r.auth != authJoin }
+func (r route) socket() bool {
+	return r.auth != authClient && r.auth != authJoin && r.auth != authLogout
+}
 
 // strict tells whether parameters that the route doesn't know are refused. Documents at well-known places tolerate
 // them, because caches and probes add some.
@@ -91,6 +98,7 @@ func (r route) String() string {
 const (
 	smallBody  = 8 << 10
 	formBody   = 64 << 10
+	logoutBody = 20 << 10 // one token
 	csrBody    = 128 << 10
 	policyBody = policy.MaxDocument
 )
@@ -106,6 +114,10 @@ func routes(issuerPath string) []route {
 		{method: get, path: "/roots.pem", auth: authPublic, handle: (*Server).roots},
 		{method: get, path: "/v1/bundle", auth: authPublic, handle: (*Server).bundle},
 		{method: post, path: "/oauth2/token", auth: authClient, body: formBody, media: wire.Form, oauth: true, handle: (*Server).token},
+		{method: post, path: "/oauth2/revoke", auth: authClient, body: formBody, media: wire.Form, oauth: true, handle: (*Server).revokeToken},
+		{method: post, path: "/oauth2/introspect", auth: authIntrospect, body: formBody, media: wire.Form, oauth: true, handle: (*Server).introspect},
+		{method: get, path: "/oauth2/revocations", auth: authPublic, query: []string{"since"}, oauth: true, handle: (*Server).feed},
+		{method: post, path: "/oauth2/backchannel-logout", auth: authLogout, body: logoutBody, media: wire.Form, oauth: true, handle: (*Server).logout},
 
 		{method: post, path: "/v1/certificates", auth: authJoin, body: csrBody, media: wire.JSON, handle: (*Server).issue},
 		{method: get, path: "/v1/certificates", auth: authViewer, query: []string{"service", "state", "after", "limit"}, handle: (*Server).certificates},
@@ -125,6 +137,9 @@ func routes(issuerPath string) []route {
 		{method: get, path: "/v1/services", auth: authViewer, handle: (*Server).services},
 		{method: post, path: "/v1/services/:name/disable", auth: authOperator, body: smallBody, media: wire.JSON, handle: (*Server).disableService},
 		{method: post, path: "/v1/services/:name/enable", auth: authOperator, body: smallBody, media: wire.JSON, handle: (*Server).enableService},
+
+		{method: post, path: "/v1/tokens/revocations", auth: authOperator, body: smallBody, media: wire.JSON, handle: (*Server).revokeTokens},
+		{method: get, path: "/v1/tokens/revocations", auth: authViewer, query: []string{"after", "limit"}, handle: (*Server).tokenRevocations},
 
 		{method: get, path: "/v1/keys", auth: authViewer, handle: (*Server).keys},
 		{method: post, path: "/v1/keys/:purpose/rotate", auth: authOperator, body: smallBody, media: wire.JSON, handle: (*Server).rotate},

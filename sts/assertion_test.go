@@ -366,7 +366,7 @@ func TestAssertionReplay(t *testing.T) {
 	r.denies("signed anew", r.own.sign(t, "JWT", claims), countersign.CodeAssertionUsed)
 	r.denies("with another exp", r.own.sign(t, "JWT", with(claims, map[string]any{"exp": r.now().Unix() + 200})), countersign.CodeAssertionUsed)
 
-	again, err := New(r.Service.cfg.restarted())
+	again, err := New(t.Context(), r.Service.cfg.restarted())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -437,7 +437,7 @@ func TestAssertionStoreFails(t *testing.T) {
 	} {
 		cfg := r.Service.cfg.restarted()
 		cfg.Store = refusing{cfg.Store, cause}
-		s, err := New(cfg)
+		s, err := New(t.Context(), cfg)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -48,6 +48,9 @@ func (s *Service) Explain(ctx context.Context, r ExplainRequest) (Explanation, e
 	note := ""
 	if r.Token != "" {
 		subject, err := s.verify(ctx, p, client, r.Token, anyKind, now)
+		if err == nil {
+			err = s.revoked(subject.Facts)
+		}
 		if err != nil {
 			step.Name = StepClient
 			e.Steps = []Step{step, refusedToken(p, s.cfg.Issuer, client, r.Token, err)}

@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/countersign/countersign"
+	"github.com/countersign/countersign/storage"
 	"github.com/countersign/countersign/storage/audit"
 	"github.com/countersign/countersign/storage/bolt"
 	"github.com/countersign/countersign/storage/keyring"
@@ -76,6 +77,7 @@ type house struct {
 	idp      *idp
 	log      *audit.Log
 	ring     *keyring.Ring
+	store    storage.Store
 	policy   atomic.Pointer[countersign.Policy]
 	clock    atomic.Int64 // ns after noon
 	registry *prometheus.Registry
@@ -113,7 +115,8 @@ func openHouse(t *testing.T) *house {
 		keyring.NewKey{Purpose: keyring.Token, Alg: "ES256"}, keyring.NewKey{Purpose: keyring.Token, Alg: "RS256"}); err != nil {
 		t.Fatal(err)
 	}
-	if h.Service, err = New(Config{
+	h.store = store
+	if h.Service, err = New(t.Context(), Config{
 		Issuer: us, Policy: h.policy.Load, Keys: h.ring, Audit: h.log, Store: store, Lead: time.Minute, Now: h.now, Registerer: h.registry,
 	}); err != nil {
 		t.Fatal(err)

@@ -122,12 +122,15 @@ func TestMetadata(t *testing.T) {
 	if err := json.Unmarshal(h.Metadata(), &doc); err != nil {
 		t.Fatal(err)
 	}
-	for name, want := range map[string]string{"issuer": us, "token_endpoint": us + "/oauth2/token", "jwks_uri": us + "/.well-known/jwks.json"} {
+	for name, want := range map[string]string{"issuer": us, "token_endpoint": us + "/oauth2/token", "jwks_uri": us + "/.well-known/jwks.json",
+		"revocation_endpoint": us + "/oauth2/revoke", "introspection_endpoint": us + "/oauth2/introspect",
+		"revocations_uri": us + "/oauth2/revocations", "backchannel_logout_uri": us + "/oauth2/backchannel-logout"} {
 		if doc[name] != want {
 			t.Errorf("%s is %v", name, doc[name])
 		}
 	}
-	for _, name := range []string{"grant_types_supported", "token_endpoint_auth_methods_supported", "response_types_supported", "subject_types_supported"} {
+	for _, name := range []string{"grant_types_supported", "token_endpoint_auth_methods_supported", "revocation_endpoint_auth_methods_supported",
+		"introspection_endpoint_auth_methods_supported", "response_types_supported", "subject_types_supported"} {
 		if _, ok := doc[name].([]any); !ok {
 			t.Errorf("%s is %v", name, doc[name])
 		}

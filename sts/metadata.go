@@ -23,6 +23,18 @@ type serverMetadata struct {
 	SubjectTypes  []string `json:"subject_types_supported"`
 	Algorithms    []string `json:"id_token_signing_alg_values_supported"`
 	Bound         bool     `json:"tls_client_certificate_bound_access_tokens"`
+
+	Revocation           string   `json:"revocation_endpoint"`
+	RevocationMethods    []string `json:"revocation_endpoint_auth_methods_supported"`
+	Introspection        string   `json:"introspection_endpoint"`
+	IntrospectionMethods []string `json:"introspection_endpoint_auth_methods_supported"`
+	RevocationAlgs       []string `json:"revocation_endpoint_auth_signing_alg_values_supported"`
+	IntrospectionAlgs    []string `json:"introspection_endpoint_auth_signing_alg_values_supported"`
+
+	// Not registered for servers: the feed of revocations, and where a users issuer sends its logout tokens, by the name that
+	// a client has for it there. backchannel_logout_supported is for those who send such tokens, which is not done here.
+	Revocations string `json:"revocations_uri"`
+	Logout      string `json:"backchannel_logout_uri"`
 }
 
 // metadata writes the document for an issuer identifier. The endpoints are on its host: the daemon's paths are fixed, and a
@@ -33,10 +45,14 @@ func metadata(issuer string) ([]byte, error) {
 		return nil, fmt.Errorf("sts: the issuer %q is no URL with a host", issuer)
 	}
 	origin := u.Scheme + "://" + u.Host
+	methods, algs := []string{"tls_client_auth", "private_key_jwt"}, jwt.Algorithms()
 	return json.Marshal(serverMetadata{
 		Issuer: issuer, TokenEndpoint: origin + "/oauth2/token", JWKSURI: origin + "/.well-known/jwks.json",
-		GrantTypes: []string{GrantExchange, GrantClientCredentials}, AuthMethods: []string{"tls_client_auth", "private_key_jwt"}, AuthAlgs: jwt.Algorithms(), Bound: true,
+		GrantTypes: []string{GrantExchange, GrantClientCredentials}, AuthMethods: methods, AuthAlgs: algs, Bound: true,
 		ResponseTypes: []string{}, SubjectTypes: []string{"public"}, Algorithms: []string{"ES256", "RS256"},
+		Revocation: origin + "/oauth2/revoke", RevocationMethods: methods, RevocationAlgs: algs,
+		Introspection: origin + "/oauth2/introspect", IntrospectionMethods: methods, IntrospectionAlgs: algs,
+		Revocations: origin + "/oauth2/revocations", Logout: origin + "/oauth2/backchannel-logout",
 	})
 }
 

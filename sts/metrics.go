@@ -13,9 +13,12 @@ import (
 type metrics struct {
 	exchanges *prometheus.CounterVec
 	duration  prometheus.Histogram
+
+	revocations    *prometheus.CounterVec
+	introspections *prometheus.CounterVec
 }
 
-func newMetrics(r prometheus.Registerer) (*metrics, error) {
+func newMetrics(r prometheus.Registerer, revocations func() int) (*metrics, error) {
 	m := &metrics{
 		exchanges: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "countersign_exchanges_total", Help: "Token requests by result (issued, denied, failed) and code.",
@@ -25,10 +28,19 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 			Buckets: prometheus.ExponentialBuckets(0.00025, 2, 16),
 		}),
 	}
+	m.revocations = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "countersign_revocations_total", Help: "Revocations that were made, by kind (jti, txn, sid, sub, service).",
+	}, []string{"kind"})
+	m.introspections = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "countersign_introspections_total", Help: "Introspections by answer (active, inactive).",
+	}, []string{"answer"})
 	if r == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.exchanges, m.duration} {
+	inForce := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "countersign_revocations", Help: "Revocations that are kept; at 131072 there is no room for more.",
+	}, func() float64 { return float64(revocations()) })
+	for _, c := range []prometheus.Collector{m.exchanges, m.duration, m.revocations, m.introspections, inForce} {
 		if err := r.Register(c); err != nil {
 			return nil, fmt.Errorf("register the token metrics: %w", err)
 		}

@@ -50,7 +50,7 @@ type Response struct {
 // proofs of the client are [ParseCredentials]'s. What the parameters mean together, [Service.Token] judges.
 func ParseRequest(form url.Values) (Request, error) {
 	f := fields{form: form}
-	f.checkAll()
+	f.checkAll("audience", "resource")
 	r := Request{
 		GrantType: f.one("grant_type", maxWord), ClientID: f.one("client_id", maxWord),
 		SubjectToken: f.one("subject_token", jwt.MaxToken), SubjectTokenType: f.one("subject_token_type", maxWord),
@@ -76,9 +76,9 @@ func (f *fields) fail(code countersign.Code, format string, args ...any) {
 	}
 }
 
-func (f *fields) checkAll() {
+func (f *fields) checkAll(repeatable ...string) {
 	for _, name := range slices.Sorted(maps.Keys(f.form)) { // so that the same request has the same refusal
-		if len(f.form[name]) > 1 && name != "audience" && name != "resource" {
+		if len(f.form[name]) > 1 && !slices.Contains(repeatable, name) {
 			f.fail(countersign.CodeTokenRequest, "the parameter %s stands more than once", quote(name))
 		}
 	}

@@ -31,7 +31,7 @@ type Config struct {
 	Policy     func() *countersign.Policy // the one in force; never nil
 	Keys       *keyring.Ring              // its purpose token signs
 	Audit      *audit.Log                 // holds every answer before it leaves
-	Store      storage.Store              // remembers which client assertions were used
+	Store      storage.Store              // keeps the revocations, and which client assertions were used
 	Lead       time.Duration              // how long a key is published before it signs; JWKS may be cached for half of it. Default 1 h
 	Now        func() time.Time           // nil: time.Now
 	Logger     *slog.Logger               // nil: discards
@@ -39,22 +39,26 @@ type Config struct {
 	Transport  http.RoundTripper          // to all external issuers, for tests; nil: one of each issuer's `ca`
 }
 
-// Service is the token endpoint. It is safe for concurrent use and writes nothing but audit records and, for a client that
+// Service is the token endpoint, and what belongs to it: revocation, introspection, the feed of revocations. It is safe for
+// concurrent use. An exchange writes nothing but an audit record and, for a client that
 // authenticates by an assertion, that this one was used.
 type Service struct {
-	cfg        Config
-	log        *slog.Logger
-	keys       *published
-	issuers    *issuers
-	clientKeys *clientKeys
-	signers    signers
-	verified   jwt.Verified // subject tokens
-	metrics    *metrics
-	metadata   []byte
+	cfg         Config
+	log         *slog.Logger
+	keys        *published
+	issuers     *issuers
+	clientKeys  *clientKeys
+	signers     signers
+	verified    jwt.Verified // subject tokens
+	revocations *revokedSet
+	feed        feedPages
+	metrics     *metrics
+	metadata    []byte
 }
 
-// New checks the configuration and reads our keys; nothing is fetched yet.
-func New(cfg Config) (*Service, error) {
+// New checks the configuration, reads our keys and the revocations, and puts in force those that only the audit log knows:
+// a crash came between, or the store was restored from an older copy. Nothing is fetched yet. ctx bounds New only.
+func New(ctx context.Context, cfg Config) (*Service, error) {
 	if cfg.Issuer == "" || cfg.Policy == nil || cfg.Keys == nil || cfg.Audit == nil || cfg.Store == nil || cfg.Lead < 0 {
 		return nil, errors.New("sts: Issuer, Policy, Keys, Audit and Store are required, and Lead can't be negative")
 	}
@@ -71,17 +75,22 @@ func New(cfg Config) (*Service, error) {
 	if err != nil {
 		return nil, err
 	}
-	m, err := newMetrics(cfg.Registerer)
+	revocations := newRevokedSet(cfg.Now)
+	m, err := newMetrics(cfg.Registerer, revocations.len)
 	if err != nil {
 		return nil, err
 	}
 	s := &Service{
 		cfg: cfg, log: cfg.Logger, metrics: m, metadata: doc, clientKeys: &clientKeys{},
-		keys:    &published{ring: cfg.Keys, now: cfg.Now},
-		issuers: &issuers{now: cfg.Now, log: cfg.Logger, transport: cfg.Transport, remotes: map[source]*jwt.Remote{}},
+		keys:        &published{ring: cfg.Keys, now: cfg.Now},
+		revocations: revocations,
+		issuers:     &issuers{now: cfg.Now, log: cfg.Logger, transport: cfg.Transport, remotes: map[source]*jwt.Remote{}},
 	}
 	if _, err := s.keys.get(); err != nil {
 		return nil, err
+	}
+	if err := s.settle(ctx); err != nil {
+		return nil, fmt.Errorf("read the revocations: %w", err)
 	}
 	if cfg.Registerer != nil {
 		if err := cfg.Registerer.Register(newIssuerMetrics(cfg.Policy, s.issuers)); err != nil {
@@ -96,6 +105,9 @@ func New(cfg Config) (*Service, error) {
 func (s *Service) Token(ctx context.Context, by countersign.Caller, r Request) (Response, error) {
 	started := s.cfg.Now()
 	x, err := s.decide(ctx, by, r)
+	if err == nil {
+		err = s.stillGood(x)
+	}
 	if err == nil {
 		x.token, err = s.mint(x.grant)
 	}
@@ -163,6 +175,9 @@ func (s *Service) judge(ctx context.Context, x *exchange) error {
 	}
 	if !in.Machine {
 		subject, err := s.verify(ctx, x.policy, client, x.request.SubjectToken, kindOf(x.request.SubjectTokenType), x.now)
+		if err == nil {
+			err = s.revoked(subject.Facts) // after the wait for keys: a revocation that came meanwhile counts
+		}
 		if err != nil {
 			x.trace.Steps = append(x.trace.Steps, refusedToken(x.policy, s.cfg.Issuer, client, x.request.SubjectToken, err))
 			return err
@@ -283,7 +298,7 @@ func (s *Service) provenBy(compact string, now time.Time) countersign.ID {
 		return countersign.ID{}
 	}
 	id, err := countersign.ParseID(sub)
-	if err != nil {
+	if err != nil || s.revoked(ownFacts(s.cfg.Policy(), t.Claims)) != nil {
 		return countersign.ID{}
 	}
 	return id

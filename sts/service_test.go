@@ -197,7 +197,7 @@ func TestAuditFails(t *testing.T) {
 		}
 	}
 	families, err := h.registry.Gather()
-	if err != nil || len(families) != 4 { // of answers and of issuers
+	if err != nil || len(families) != 5 { // of answers, of issuers, of revocations
 		t.Fatalf("%v, %v", families, err)
 	}
 }

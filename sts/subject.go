@@ -36,6 +36,9 @@ type Subject struct {
 	Carry          map[string]json.RawMessage
 	Payload        json.RawMessage // all claims, as they stood in the token: for `when`
 
+	// Facts are what revocations know the token by. They are to be looked up again whenever time has passed.
+	Facts countersign.TokenFacts
+
 	// Dropped holds of an external token what no relay token keeps, for the audit: jti, act, cnf.
 	Dropped map[string]json.RawMessage
 }
@@ -89,6 +92,7 @@ func readOwn(p *countersign.Policy, ourIssuer string, client *countersign.Servic
 	if c.err != nil {
 		return nil, c.err
 	}
+	s.Facts = ownFacts(p, t.Claims)
 	s.MayAct, _ = t.Claims.Raw("may_act")
 	if s.Machine(ourIssuer) {
 		return s, nil
@@ -153,6 +157,11 @@ func readExternal(p *countersign.Policy, issuer *countersign.Issuer, client *cou
 	}
 	if s.Sub, err = subOf(p, issuer, sub); err != nil {
 		return nil, err
+	}
+	s.Facts = countersign.TokenFacts{Subject: s.Sub, SessionIssuer: issuer.URL, SessionID: s.SessionID, IssuedAt: c.time("iat")}
+	if now.Sub(s.Facts.IssuedAt) > keepRevoked { // a revocation that reaches it may be gone
+		return nil, countersign.Errorf(countersign.CodeSubjectOld, "the subject token was issued at %s; revocations are kept for %d days",
+			s.Facts.IssuedAt.Format(time.RFC3339), keepRevoked/(24*time.Hour)).WithHint("get a fresh token: the user has to log in again")
 	}
 	s.MayAct, _ = t.Claims.Raw("may_act")
 	return s, nil

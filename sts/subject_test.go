@@ -87,6 +87,10 @@ func TestReadOwnKeeps(t *testing.T) {
 		Transaction: "t1", ID: "j1.k2", SessionID: "s1", Act: &Actor{Sub: "b", Act: &Actor{Sub: "a"}},
 		Payload: s.Payload,
 		Carry:   map[string]json.RawMessage{"email": json.RawMessage(`"a@b"`), "tenant": json.RawMessage(`"t"`), "acr": json.RawMessage(`"2"`)},
+		Facts: countersign.TokenFacts{
+			ID: "j1.k2", Transaction: "t1", Subject: "alice", SessionIssuer: idpURL, SessionID: "s1",
+			Services: []string{"b", "a", idOf("gateway").String(), idOf("orders").String()}, IssuedAt: time.Unix(noon.Unix(), 0).UTC(),
+		},
 	}
 	if diff := cmp.Diff(want, s); diff != "" {
 		t.Error(diff)
@@ -144,6 +148,9 @@ func TestReadExternal(t *testing.T) {
 		{"expired", "JWT", map[string]any{"exp": noon.Unix() - 100}, countersign.CodeSubjectExpired},
 		{"from the future", "JWT", map[string]any{"iat": noon.Unix() + 100}, countersign.CodeSubjectExpired},
 		{"no iat", "JWT", map[string]any{"iat": nil}, countersign.CodeSubjectToken},
+		{"issued 30 days ago", "JWT", map[string]any{"iat": noon.Unix() - 30*24*3600 + 1}, ""},
+		{"issued before revocations are kept", "JWT", map[string]any{"iat": noon.Unix() - 30*24*3600 - 1}, countersign.CodeSubjectOld},
+		{"iat is 1970", "JWT", map[string]any{"iat": 0}, countersign.CodeSubjectOld},
 		{"no sub", "JWT", map[string]any{"sub": nil}, countersign.CodeSubjectName},
 		{"empty sub", "JWT", map[string]any{"sub": ""}, countersign.CodeSubjectName},
 		{"sub is a number", "JWT", map[string]any{"sub": 1}, countersign.CodeSubjectToken},
@@ -194,8 +201,10 @@ func TestReadExternalKeeps(t *testing.T) {
 	want := &Subject{
 		External: s.External, Sub: "alice", SubIssuer: idpURL, Scopes: []string{"orders:read", "shop.write"}, Cut: []string{"admin"}, Audiences: []string{"shop-web"},
 		Payload: s.Payload,
-		Expires: time.Unix(noon.Unix()+3600, 0).UTC(), SessionID: "s1", MayAct: json.RawMessage(`{"sub":"z"}`),
-		Carry: map[string]json.RawMessage{"email": json.RawMessage(`"a@b"`), "amr": json.RawMessage(`["pwd"]`)},
+		Expires: time.Unix(noon.Unix()+3600, 0).UTC(), SessionID: "s1",
+		Facts:  countersign.TokenFacts{Subject: "alice", SessionIssuer: idpURL, SessionID: "s1", IssuedAt: time.Unix(noon.Unix(), 0).UTC()},
+		MayAct: json.RawMessage(`{"sub":"z"}`),
+		Carry:  map[string]json.RawMessage{"email": json.RawMessage(`"a@b"`), "amr": json.RawMessage(`["pwd"]`)},
 		Dropped: map[string]json.RawMessage{
 			"jti": json.RawMessage(`"x"`), "cnf": json.RawMessage(`{"jkt":"y"}`), "act": json.RawMessage(`{"sub":"` + idOf("orders").String() + `"}`),
 		},

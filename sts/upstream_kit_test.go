@@ -155,7 +155,7 @@ func inWorld(t *testing.T, f func(w *world)) {
 			t.Fatal(err)
 		}
 		policy := w.graph().policy()
-		w.Service, err = New(Config{
+		w.Service, err = New(t.Context(), Config{
 			Issuer: us, Policy: func() *countersign.Policy { return policy }, Keys: ring, Audit: history, Store: store, Registerer: w.registry,
 			Logger: slog.New(slog.NewTextHandler(w.log, nil)), Transport: w.transport(),
 		})

@@ -26,8 +26,8 @@ const (
 )
 
 func (a *app) tokenCommand() *cobra.Command {
-	return group("token", "tokens: exchange, request, inspect, verify",
-		a.tokenExchange(), a.tokenRequest(), a.tokenInspect(), a.tokenVerify(), a.tokenClientKey())
+	return group("token", "tokens: exchange, request, inspect, verify, introspect, revoke",
+		a.tokenExchange(), a.tokenRequest(), a.tokenInspect(), a.tokenVerify(), a.tokenIntrospect(), a.tokenRevoke(), a.tokenRevocations(), a.tokenClientKey())
 }
 
 type tokenFlags struct {

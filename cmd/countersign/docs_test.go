@@ -166,15 +166,41 @@ func runDocument(t *testing.T, name, dir string, files tokens) {
 	// make builds into the source tree and would run this very test: here it is enough that the targets exist.
 	script = regexp.MustCompile(`(?m)^make `).ReplaceAllString(script, "make -n -C "+root+" ")
 	runSession(t, work, script, "IDP="+issuer.URL, "OUT="+out)
+	compare(t, name, out, transcripts)
+}
+
+// compare holds what the commands of a document printed to what it says.
+func compare(t *testing.T, document, out string, transcripts []transcript) {
+	t.Helper()
 	for n, tr := range transcripts {
 		got, err := os.ReadFile(filepath.Join(out, fmt.Sprint(n)))
 		if err != nil {
 			t.Fatal(err)
 		}
 		if !tr.pattern().Match(got) {
-			t.Errorf("%s:%d: `%s` printed\n%s", name, tr.line, tr.command, got)
+			t.Errorf("%s:%d: `%s` printed\n%s", document, tr.line, tr.command, got)
 		}
 	}
+}
+
+// TestOperations types what docs/operations.md says, on the machine of a daemon that is at work: with a token that was
+// stolen in stolen.jwt.
+func TestOperations(t *testing.T) {
+	script, transcripts := session(t, blocks(t, "../../docs/operations.md"))
+	i := newInstance(t, plainBinary(t))
+	i.apply(t, `trust_domain: shop.internal
+services: [{name: reports}, {name: orders}]
+calls: [{from: reports, to: orders, scopes: [x], machine: [x]}]
+`)
+	reports := i.join(t, "reports")
+	work, out := t.TempDir(), t.TempDir()
+	stolen := i.run(t, "token", "request", "--identity", reports, "--audience", "orders")
+	mustWrite(t, filepath.Join(work, "stolen.jwt"), []byte(stolen))
+	if err := os.Symlink(plainBinary(t), filepath.Join(work, "countersign")); err != nil {
+		t.Fatal(err)
+	}
+	runSession(t, work, script, "OUT="+out, "COUNTERSIGN_DIR="+i.dir, "PATH="+work+":"+os.Getenv("PATH"))
+	compare(t, "docs/operations.md", out, transcripts)
 }
 
 // runSession runs a script in a process group of its own, and ends all that it started.
@@ -215,6 +241,7 @@ func TestDocuments(t *testing.T) {
 	typed := map[string]string{ // documents whose blocks have a test of their own
 		"clients.md":      "TestClientsDocument",
 		"conformance.md":  "TestConformanceDocument",
+		"operations.md":   "TestOperations",
 		"policy.md":       "TestPolicyDocument",
 		"policy-tools.md": "TestPolicyToolsDocument",
 		"verify.md":       "TestVerifyDocument",

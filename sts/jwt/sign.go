@@ -58,8 +58,17 @@ func NewSigner(key crypto.Signer, alg, kid, typ string) (*Signer, error) {
 	return s, nil
 }
 
+// MaxDocument is the most bytes that a signed document which is no token may have.
+const MaxDocument = 512 << 10
+
 // Sign makes a token of payload that [Parse] takes. What Parse would refuse is an error.
-func (s *Signer) Sign(payload []byte) (string, error) {
+func (s *Signer) Sign(payload []byte) (string, error) { return s.compact(payload, MaxToken) }
+
+// SignDocument is Sign for what is no token and may be longer, up to [MaxDocument] bytes. Parse does not take what is longer
+// than a token; the typ says what it is.
+func (s *Signer) SignDocument(payload []byte) (string, error) { return s.compact(payload, MaxDocument) }
+
+func (s *Signer) compact(payload []byte, most int) (string, error) {
 	if _, err := parseObject(payload); err != nil {
 		return "", fmt.Errorf("sign a token: its claims: %w", err)
 	}
@@ -73,8 +82,8 @@ func (s *Signer) Sign(payload []byte) (string, error) {
 	}
 	token = append(token, '.')
 	token = enc.AppendEncode(token, signature)
-	if len(token) > MaxToken {
-		return "", fmt.Errorf("sign a token: it would have %d bytes; at most %d are taken", len(token), MaxToken)
+	if len(token) > most {
+		return "", fmt.Errorf("sign a token: it would have %d bytes; at most %d are taken", len(token), most)
 	}
 	return string(token), nil
 }

@@ -74,7 +74,7 @@ func newKit(t *testing.T) *kit {
 	_, err = ring.Create(t.Context(), countersign.Daemon("test"), keyring.NewKey{Purpose: keyring.Token, Alg: "ES256"}, keyring.NewKey{Purpose: keyring.Token, Alg: "RS256"})
 	k.must(err)
 	k.use(3, nil)
-	k.Service, err = sts.New(sts.Config{Issuer: us, Policy: k.policy.Load, Keys: ring, Audit: k.log, Store: store, Lead: time.Minute, Now: k.now})
+	k.Service, err = sts.New(t.Context(), sts.Config{Issuer: us, Policy: k.policy.Load, Keys: ring, Audit: k.log, Store: store, Lead: time.Minute, Now: k.now})
 	k.must(err)
 	return k
 }

@@ -163,8 +163,8 @@ func (p *parts) openAuthority(ctx context.Context) error {
 	return nil
 }
 
-func (p *parts) openTokens(context.Context) error {
-	service, err := sts.New(sts.Config{
+func (p *parts) openTokens(ctx context.Context) error {
+	service, err := sts.New(ctx, sts.Config{
 		Issuer: p.cfg.Issuer, Policy: p.book.Current, Keys: p.keys, Audit: p.audit, Store: p.store, Now: p.now, Logger: p.log,
 		Registerer: p.registry, Lead: time.Duration(p.cfg.Token.Lead),
 	})

@@ -216,7 +216,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 	loops, stop := context.WithCancel(context.WithoutCancel(ctx))
 	group, running := errgroup.WithContext(loops)
 	for _, loop := range []func(context.Context) error{
-		d.keys.Run, d.book.Run, d.ca.Run, d.sts.Run, d.keepServer, d.keepUnsealed, d.keepClock,
+		d.keys.Run, d.book.Run, d.ca.Run, d.sts.Run, d.sts.FollowRevocations, d.keepServer, d.keepUnsealed, d.keepClock,
 	} {
 		group.Go(func() error { return loop(running) })
 	}
