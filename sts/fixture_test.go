@@ -1,9 +1,11 @@
 package sts
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"encoding/json"
 	"maps"
 	"testing"
 	"time"
@@ -164,6 +166,21 @@ func with(base map[string]any, changes map[string]any) map[string]any {
 		} else {
 			claims[name] = value
 		}
+	}
+	return claims
+}
+
+// claims are what the minted token says, as its receiver reads it.
+func (g Grant) claims(issuer, id, transaction string) map[string]any {
+	payload, err := g.payload(issuer, id, transaction)
+	if err != nil {
+		panic(err)
+	}
+	decoder := json.NewDecoder(bytes.NewReader(payload))
+	decoder.UseNumber()
+	var claims map[string]any
+	if err := decoder.Decode(&claims); err != nil {
+		panic(err)
 	}
 	return claims
 }

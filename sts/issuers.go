@@ -125,6 +125,9 @@ func (i *issuers) keys(ctx context.Context, p *countersign.Policy, issuer *count
 	if err != nil {
 		return nil, down(err)
 	}
+	if set, ok := remote.Ready(kid); ok {
+		return set, nil
+	}
 	ctx, cancel := context.WithTimeout(ctx, keysTimeout)
 	defer cancel()
 	set, err := remote.Set(ctx, kid)

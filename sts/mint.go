@@ -7,6 +7,8 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 
@@ -24,34 +26,49 @@ type minted struct {
 	compact, kid, id, transaction string
 }
 
-// claims are what stands in the token: the list of "The minted token" in policy.md and nothing else. Carried claims come
-// first, so that none of them could replace one of ours.
-func (g Grant) claims(issuer, id, transaction string) map[string]any {
-	claims := make(map[string]any, 14+len(g.Carry))
-	for name, raw := range g.Carry {
-		claims[name] = raw
-	}
-	claims["iss"] = issuer
-	claims["sub"] = g.Sub
-	claims["sub_iss"] = g.SubIssuer
-	claims["aud"] = g.Audience.Name
-	claims["exp"] = g.Expires.Unix()
-	claims["nbf"] = g.IssuedAt.Unix()
-	claims["iat"] = g.IssuedAt.Unix()
-	claims["jti"] = id
-	claims["client_id"] = g.Client.ID.String()
-	claims["scope"] = strings.Join(g.Scopes, " ")
-	claims["txn"] = transaction
-	if g.Act != nil {
-		claims["act"] = g.Act
-	}
-	if g.SessionID != "" {
-		claims["sid"] = g.SessionID
+// ownClaims are the claims that we set: the list of "The minted token" in policy.md and nothing else.
+type ownClaims struct {
+	Issuer        string        `json:"iss"`
+	Subject       string        `json:"sub"`
+	SubjectIssuer string        `json:"sub_iss"`
+	Audience      string        `json:"aud"`
+	Expires       int64         `json:"exp"`
+	NotBefore     int64         `json:"nbf"`
+	IssuedAt      int64         `json:"iat"`
+	ID            string        `json:"jti"`
+	ClientID      string        `json:"client_id"`
+	Scope         string        `json:"scope"`
+	Transaction   string        `json:"txn"`
+	Act           *Actor        `json:"act,omitempty"`
+	SessionID     string        `json:"sid,omitempty"`
+	Confirmation  *confirmation `json:"cnf,omitempty"`
+}
+
+// payload is the JSON of the token's claims: ours, and after them those that are carried, as they stand in the subject
+// token. None of those can replace one of ours: what [decision.carry] should have refused would stand twice, and is not
+// signed.
+func (g Grant) payload(issuer, id, transaction string) ([]byte, error) {
+	claims := ownClaims{
+		Issuer: issuer, Subject: g.Sub, SubjectIssuer: g.SubIssuer, Audience: g.Audience.Name,
+		Expires: g.Expires.Unix(), NotBefore: g.IssuedAt.Unix(), IssuedAt: g.IssuedAt.Unix(), ID: id,
+		ClientID: g.Client.ID.String(), Scope: strings.Join(g.Scopes, " "), Transaction: transaction, Act: g.Act, SessionID: g.SessionID,
 	}
 	if g.Thumbprint != nil {
-		claims["cnf"] = confirmation{X5T: base64.RawURLEncoding.EncodeToString(g.Thumbprint[:])}
+		claims.Confirmation = &confirmation{X5T: base64.RawURLEncoding.EncodeToString(g.Thumbprint[:])}
 	}
-	return claims
+	payload, err := marshal(claims)
+	if err != nil || len(g.Carry) == 0 {
+		return payload, err
+	}
+	payload = payload[:len(payload)-1]
+	for _, name := range slices.Sorted(maps.Keys(g.Carry)) {
+		quoted, err := marshal(name)
+		if err != nil {
+			return nil, err
+		}
+		payload = append(append(append(append(payload, ','), quoted...), ':'), g.Carry[name]...)
+	}
+	return append(payload, '}'), nil
 }
 
 // confirmation is the claim cnf of a token that is bound to a certificate (RFC 8705 3.1).
@@ -160,7 +177,7 @@ func (s *Service) mint(g Grant) (minted, error) {
 		return minted{}, err
 	}
 	id, transaction := g.identify()
-	payload, err := marshal(g.claims(s.cfg.Issuer, id, transaction))
+	payload, err := g.payload(s.cfg.Issuer, id, transaction)
 	if err != nil {
 		return minted{}, fmt.Errorf("write the claims: %w", err)
 	}

@@ -120,6 +120,16 @@ func (r *Remote) Set(ctx context.Context, kid string) (*Set, error) {
 	return r.usable(r.cfg.Now())
 }
 
+// Ready is [Remote.Set] for who does not want to wait: false where Set would, or has an error.
+func (r *Remote) Ready(kid string) (*Set, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := r.cfg.Now()
+	wait := r.plan(now, kid)
+	set, err := r.usable(now)
+	return set, wait == nil && err == nil
+}
+
 // Fetched tells when the last good answer came and what the last fetch failed with; nil if it did not.
 func (r *Remote) Fetched() (at time.Time, lastErr error) {
 	r.mu.Lock()
