@@ -100,13 +100,14 @@ func (s *Revocations) Find(t TokenFacts) (Revocation, bool) {
 			return r, true
 		}
 	}
+	issued := t.IssuedAt.Truncate(time.Second) // Before has whole seconds, an `iat` may have a fraction
 	if t.Subject != "" {
-		if r, ok := s.by[revocationKey{RevokeSubject, RevokedSubject(t.Subject)}]; ok && !t.IssuedAt.After(r.Before) {
+		if r, ok := s.by[revocationKey{RevokeSubject, RevokedSubject(t.Subject)}]; ok && !issued.After(r.Before) {
 			return r, true
 		}
 	}
 	for _, id := range t.Services {
-		if r, ok := s.by[revocationKey{RevokeService, id}]; ok && !t.IssuedAt.After(r.Before) {
+		if r, ok := s.by[revocationKey{RevokeService, id}]; ok && !issued.After(r.Before) {
 			return r, true
 		}
 	}

@@ -28,6 +28,7 @@ func TestRevocations(t *testing.T) {
 		{"the same session of another issuer", Revocation{Kind: RevokeSession, Value: RevokedSession("https://b.example", "s1")}, false},
 		{"its subject, now", Revocation{Kind: RevokeSubject, Value: RevokedSubject("ana"), Before: at}, true},
 		{"its subject, before", Revocation{Kind: RevokeSubject, Value: RevokedSubject("ana"), Before: at.Add(-time.Second)}, false},
+		{"its subject, in the very second", Revocation{Kind: RevokeSubject, Value: RevokedSubject("ana"), Before: at}, true},
 		{"the subject in clear", Revocation{Kind: RevokeSubject, Value: "ana", Before: at}, false},
 		{"a service of its chain", Revocation{Kind: RevokeService, Value: "spiffe://shop.internal/gateway", Before: at}, true},
 		{"that service, before", Revocation{Kind: RevokeService, Value: "spiffe://shop.internal/gateway", Before: at.Add(-time.Second)}, false},
@@ -39,6 +40,10 @@ func TestRevocations(t *testing.T) {
 				t.Errorf("found: %t, want %t", got, test.want)
 			}
 		})
+	}
+	token.IssuedAt = at.Add(300 * time.Millisecond) // an `iat` with a fraction
+	if _, found := NewRevocations([]Revocation{{Kind: RevokeSubject, Value: RevokedSubject("ana"), Before: at}}).Find(token); !found {
+		t.Error("a token with a fraction in its iat outlives the revocation of that second")
 	}
 	if _, found := (*Revocations)(nil).Find(token); found {
 		t.Error("no set at all finds something")

@@ -49,6 +49,9 @@ func (s *Server) guard(r route, l listener) echo.HandlerFunc {
 		if rq.body, err = readBody(c.Response(), c.Request(), r, room); err != nil {
 			return err
 		}
+		if err = s.stillPeer(c, r, caller); err != nil {
+			return s.refused(c, caller, err)
+		}
 		if r.auth.byForm() {
 			if rq.form, err = readForm(rq); err != nil {
 				return err

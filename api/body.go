@@ -47,7 +47,7 @@ type room struct {
 }
 
 func (r rooms) of(rt route, known bool) *room {
-	if !known && rt.auth.byForm() {
+	if !known && rt.auth.byForm() || rt.auth == authLogout {
 		return &room{rooms: r, from: r.outside, bytes: min(rt.body, outBytes), share: min(copies*rt.body, outBytes)}
 	}
 	return &room{rooms: r, from: r.free, bytes: min(rt.body, roomBytes), share: min(copies*rt.body, roomBytes)}

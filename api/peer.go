@@ -30,6 +30,20 @@ func (s *Server) peer(c echo.Context, r route, nobody countersign.Caller) (peer 
 	return direct, true, nil
 }
 
+// stillPeer judges the certificate of caller again when the body is there: a sender may take half a minute for it, and what
+// was revoked or expired meanwhile must get nothing.
+func (s *Server) stillPeer(c echo.Context, r route, caller countersign.Caller) error {
+	if caller.Method != countersign.ByCertificate || r.body == 0 {
+		return nil
+	}
+	leaf := c.Request().TLS.PeerCertificates[0]
+	direct, err := s.CA.PeerCaller(c.Request().Context(), leaf, countersign.Caller{})
+	if err == nil && !caller.Proxy.IsZero() {
+		_, _, err = s.forwarded(c, r, direct, leaf.Raw, countersign.Caller{})
+	}
+	return err
+}
+
 // ignoreForwarded counts headers from a peer that may not forward certificates. They have no effect.
 func (s *Server) ignoreForwarded(c echo.Context) {
 	if forwards(c.Request().Header) {

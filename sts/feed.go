@@ -137,8 +137,11 @@ func feedClaimsOf(list []kept, whole, since int64, now time.Time) (feedClaims, e
 			return feedClaims{}, fmt.Errorf("write a revocation: %w", err)
 		}
 		if size += len(raw) + 1; size > feedPage {
-			// The next page begins just behind this one: its overlap is taken off here.
-			claims.More, claims.Cursor = true, last+feedOverlap.Microseconds()
+			// The next page begins just behind this one: its overlap is taken off here. Beyond whole something may still be
+			// missing: then it begins at whole, when that has moved on.
+			if last <= whole {
+				claims.More, claims.Cursor = true, last+feedOverlap.Microseconds()
+			}
 			break
 		}
 		claims.Revocations, last = append(claims.Revocations, raw), k.made

@@ -189,3 +189,21 @@ func TestFeedPages(t *testing.T) {
 		}
 	})
 }
+
+// A page that is cut beyond what is known to be whole begins there again: what is still missing before its end is not passed over.
+func TestFeedPageCutBeyondTheWhole(t *testing.T) {
+	var list []kept
+	for i := range 2000 {
+		list = append(list, kept{made: noon.UnixMicro() + int64(i), Revocation: countersign.Revocation{
+			Kind: countersign.RevokeJTI, Value: strings.Repeat("v", maxName), Until: noon.Add(24 * time.Hour),
+		}})
+	}
+	whole := noon.UnixMicro() + 5
+	claims, err := feedClaimsOf(list, whole, 0, noon.Add(time.Minute))
+	if err != nil || len(claims.Revocations) == len(list) {
+		t.Fatalf("%d revocations, %v: the page is not cut", len(claims.Revocations), err)
+	}
+	if claims.Cursor != whole || claims.More {
+		t.Errorf("the cursor is %d beyond what is whole, more: %t", claims.Cursor-whole, claims.More)
+	}
+}

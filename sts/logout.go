@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"net/url"
 	"slices"
 	"time"
@@ -104,6 +105,12 @@ func wrongLogout(format string, args ...any) error {
 	return countersign.Errorf(countersign.CodeLogoutToken, "the logout token: "+format, args...)
 }
 
+// unknownLogout is one answer to whatever is wrong before the signature is verified: strangers learn nothing of whom the policy
+// trusts. The log has the cause.
+func unknownLogout(cause error) error {
+	return countersign.Errorf(countersign.CodeLogoutToken, "the logout token: no issuer of users signed it").Because(cause)
+}
+
 func replayed() error {
 	return countersign.Errorf(countersign.CodeLogoutReplay, "the logout token's jti was used before")
 }
@@ -120,14 +127,14 @@ func (s *Service) verifyLogout(ctx context.Context, p *countersign.Policy, compa
 	}
 	issuer, ok := p.Issuer(iss) // never our own: a policy can't name it
 	if !ok || issuer.Use == countersign.UseWorkloads {
-		return nil, wrongLogout("%s is no issuer of users in the policy", quote(iss))
+		return nil, unknownLogout(fmt.Errorf("%s is no issuer of users in the policy", quote(iss)))
 	}
 	set, err := s.issuers.keys(ctx, p, issuer, t.KID)
 	if err != nil {
 		return nil, err
 	}
 	if err := t.Verify(set, issuer.Algorithms); err != nil {
-		return nil, wrongLogout("%s", err)
+		return nil, unknownLogout(err)
 	}
 	return readLogout(p, issuer, t, s.cfg.Now())
 }

@@ -149,6 +149,10 @@ func (s *Service) decide(ctx context.Context, by countersign.Caller, r Request) 
 		switch {
 		case err != nil || s.cfg.Policy() == x.policy:
 			return x, err
+		case by.Method == countersign.ByAssertion:
+			// The assertion was held against the policy before this one, which may have taken the key back.
+			return x, countersign.Errorf(countersign.CodeBusy, "the policy changed during the exchange").
+				WithHint("send the request again, with a new client assertion").After(time.Second)
 		case n == maxJudgments:
 			return x, countersign.Errorf(countersign.CodeBusy, "the policy changed %d times during the exchange", n).After(time.Second)
 		}
