@@ -162,7 +162,7 @@ func TestRenewalInFlight(t *testing.T) {
 	if err := r.call(last, old); err != nil {
 		t.Errorf("the first token with the last certificate: %v", err)
 	}
-	time.Sleep(1100 * time.Millisecond) // the first certificate is now certainly older than what comes
+	time.Sleep(6100 * time.Millisecond) // the first certificate is now certainly older than what comes, by more than a renewal may take
 	token, err := r.token()
 	if err != nil {
 		t.Fatal(err)

@@ -66,6 +66,10 @@ func (v *Verifier) checkPeer(c *Claims, peer *x509.Certificate, now time.Time) e
 	return refuse(ReasonBinding, "the token is bound to another certificate than that of the connection")
 }
 
+// renewing is how long a renewal may take. A certificate has the time at which it was asked for, and until the answer is
+// there its service mints tokens with the old one, which the new one must be able to carry.
+const renewing = 5 * time.Second
+
 // succeeds tells whether cert is one that the service which the token was issued to got after that, so that it can only be a
 // successor of the one that the token is bound to. An older one is another key that the service once held, and proves nothing.
 func succeeds(cert *x509.Certificate, c *Claims) bool {
@@ -73,7 +77,7 @@ func succeeds(cert *x509.Certificate, c *Claims) bool {
 		return false
 	}
 	id, err := countersign.ParseID(c.ClientID)
-	return err == nil && id.Kind() == countersign.ServiceID && !issued(cert).Before(c.IssuedAt.Truncate(time.Second))
+	return err == nil && id.Kind() == countersign.ServiceID && !issued(cert).Before(c.IssuedAt.Truncate(time.Second).Add(-renewing))
 }
 
 // issued is when Countersign issued cert: it sets notBefore a minute, or a tenth of the lifetime if that is less, before its

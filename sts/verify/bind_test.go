@@ -76,7 +76,8 @@ func TestBoundToCertificate(t *testing.T) {
 		"its own certificate":                           {b.own, ""},
 		"a successor":                                   {b.pki.client(b.iat.Add(time.Second), orders), ""},
 		"a successor of the same second":                {b.pki.client(b.iat, orders), ""},
-		"an older certificate of the service":           {b.pki.client(b.iat.Add(-time.Second), orders), verify.ReasonBinding},
+		"one that was asked for 5 s before":             {b.pki.client(b.iat.Add(-5*time.Second), orders), ""},
+		"an older certificate of the service":           {b.pki.client(b.iat.Add(-6*time.Second), orders), verify.ReasonBinding},
 		"a newer certificate of another service":        {b.pki.client(b.now, gateway), verify.ReasonBinding},
 		"a newer certificate with two IDs":              {b.pki.client(b.now, orders, gateway), verify.ReasonBinding},
 		"a newer certificate with the ID last":          {b.pki.client(b.now, gateway, orders), verify.ReasonBinding},
@@ -184,7 +185,7 @@ func TestSuccessorOfShortLife(t *testing.T) {
 	if _, err := b.VerifyPeer(t.Context(), token, short(b.now)); err != nil {
 		t.Error(err)
 	}
-	_, err := b.VerifyPeer(t.Context(), token, short(b.now.Add(-time.Second)))
+	_, err := b.VerifyPeer(t.Context(), token, short(b.now.Add(-6*time.Second)))
 	wantReason(t, err, verify.ReasonBinding)
 }
 
