@@ -31,7 +31,7 @@ const (
 
 // String is the name in the table of routes.
 func (a auth) String() string {
-	return [...]string{"UNSET", "public", "client", "join", "client|viewer", "logout token", "service|operator", "viewer", "operator", "admin"}[a]
+	return [...]string{"UNSET", "public", "client", "join", "client|viewer", "logout-token", "service|operator", "viewer", "operator", "admin"}[a]
 }
 
 // byForm tells whether the credential may be a client assertion in the form (RFC 7521 4.2), so that the body is read before it

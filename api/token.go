@@ -3,6 +3,7 @@ package api
 import (
 	"net/http"
 	"net/url"
+	"slices"
 	"unicode/utf8"
 
 	"github.com/countersign/countersign"
@@ -49,10 +50,8 @@ func parseForm(body []byte) (url.Values, error) {
 		return nil, countersign.Errorf(countersign.CodeBody, "the body is no form")
 	}
 	for name, values := range form {
-		for _, text := range append([]string{name}, values...) {
-			if !utf8.ValidString(text) {
-				return nil, countersign.Errorf(countersign.CodeBody, "the form is no UTF-8")
-			}
+		if !utf8.ValidString(name) || slices.ContainsFunc(values, func(s string) bool { return !utf8.ValidString(s) }) {
+			return nil, countersign.Errorf(countersign.CodeBody, "the form is no UTF-8")
 		}
 	}
 	return form, nil

@@ -46,14 +46,14 @@ type subjectDetail struct {
 	Dropped map[string]json.RawMessage `json:"dropped,omitempty"` // jti, act, cnf of an external one; long ones by size and hash
 
 	// What `policy simulate` needs to decide again, and no claim beyond: see [ReadExchange].
-	Held    []string  `json:"held,omitempty"`       // the scopes that counted
-	Cut     []string  `json:"cut,omitempty"`        // those that the policy does not let its issuer assert
-	Kind    tokenKind `json:"kind,omitempty"`       // of an external one: how it was sent
-	Aud     []string  `json:"aud,omitempty"`        // of an external one: by which the client takes it
-	Passed  []string  `json:"passed,omitempty"`     // of one of ours: its act, the newest first
-	Ends    time.Time `json:"subject_exp,omitzero"` // its exp
-	MayAct  string    `json:"may_act,omitempty"`    // "ok": it names the client; "no": somebody else
-	ActedBy string    `json:"actor,omitempty"`      // of the actor token, if one was sent: whom it proves, or "nobody"
+	Held    []string  `json:"held,omitempty"`        // the scopes that counted
+	Cut     []string  `json:"cut,omitempty"`         // those that the policy does not let its issuer assert
+	Kind    tokenKind `json:"kind,omitempty"`        // of an external one: how it was sent
+	Aud     []string  `json:"subject_aud,omitempty"` // of an external one: by which the client takes it
+	Passed  []string  `json:"passed,omitempty"`      // of one of ours: its act, the newest first
+	Ends    time.Time `json:"subject_exp,omitzero"`  // its exp
+	MayAct  string    `json:"may_act,omitempty"`     // "ok": it names the client; "no": somebody else
+	ActedBy string    `json:"actor,omitempty"`       // of the actor token, if one was sent: whom it proves, or "nobody"
 }
 
 // deniedDetail is the Detail of token.denied.

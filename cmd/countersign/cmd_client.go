@@ -138,7 +138,8 @@ func (a *app) assertion(ctx context.Context, c *client.Client, f clientFlags, id
 		"iss": id.String(), "sub": id.String(), "aud": issuer, "jti": rand.Text(), "iat": now.Unix(), "exp": now.Add(assertionTTL).Unix(),
 	})
 	if err != nil {
-		return "", &failure{Exit: exitLocal, What: "can't sign an assertion", Why: err.Error()}
+		return "", &failure{Exit: exitLocal, What: "can't sign an assertion", Why: err.Error(),
+			Next: "check the ID and the key; `countersign token client-key FILE` shows what the policy needs of it"}
 	}
 	return compact, nil
 }
@@ -156,7 +157,8 @@ func publicKey(key crypto.Signer) (jwt.PublicKey, error) {
 	}
 	public.KID = public.Thumbprint()
 	if _, err := jwt.NewSet(public); err != nil || public.Alg == "" {
-		return jwt.PublicKey{}, errors.Join(errors.New("it can't sign tokens"), err)
+		return jwt.PublicKey{}, &failure{Exit: exitLocal, What: "the key can't sign client assertions", Why: "it is of a kind or size that is not taken",
+			Next: "make one that can: `countersign token client-key NEW`", err: err}
 	}
 	return public, nil
 }
@@ -223,7 +225,7 @@ key is made and written there, readable by its owner only. A file that is there 
 func makeKey(path, kind string) error {
 	key, err := identity.NewKey(kind)
 	if err != nil {
-		return &failure{Exit: exitLocal, What: "no key was made", Why: err.Error()}
+		return &failure{Exit: exitLocal, What: "no key was made", Why: err.Error(), Next: "choose a kind that `--help` lists"}
 	}
 	der, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
@@ -238,7 +240,8 @@ func makeKey(path, kind string) error {
 		err = errors.Join(err, file.Close())
 	}
 	if err != nil {
-		return &failure{Exit: exitLocal, What: "can't write " + path, Why: cause(err), err: err}
+		return &failure{Exit: exitLocal, What: "can't write " + path, Why: cause(err),
+			Next: "name a file that does not exist yet, in a directory that you may write to", err: err}
 	}
 	return nil
 }

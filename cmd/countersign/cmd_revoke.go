@@ -77,7 +77,7 @@ func checkRevocation(rq wire.TokenRevocationRequest) error {
 	case rq.SessionID != "" && rq.Issuer == "":
 		return &failure{Exit: exitLocal, What: "whose session?", Why: "a sid is unique at its issuer only", Next: "--issuer URL, the sub_iss of the session's relay tokens"}
 	case rq.SessionID == "" && rq.Issuer != "":
-		return &failure{Exit: exitLocal, What: "--issuer goes with --sid only", Next: "leave it out"}
+		return &failure{Exit: exitLocal, What: "--issuer goes with --sid only", Why: "all other names are unique under our own issuer", Next: "leave it out"}
 	}
 	return nil
 }
@@ -151,7 +151,8 @@ func (a *app) tokenIntrospect() *cobra.Command {
 			}
 			var answer map[string]any
 			if err := json.Unmarshal(body, &answer); err != nil {
-				return fmt.Errorf("read the answer: %w", err)
+				return &failure{Exit: exitRemote, What: "the daemon's answer can't be read", Why: err.Error(),
+					Next: "is --server the URL of a Countersign daemon, and of this version?", err: err}
 			}
 			if err := a.show(json.RawMessage(body), func(w *tabwriter.Writer) { showClaims(w, answer) }); err != nil {
 				return err

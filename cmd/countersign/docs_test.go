@@ -100,7 +100,7 @@ func TestREADME(t *testing.T) { runDocument(t, "README.md", "try", tokens{"user.
 
 // TestPolicyToolsDocument does the same with the page about the policy tools.
 func TestPolicyToolsDocument(t *testing.T) {
-	runDocument(t, "docs/policy-tools.md", ".", tokens{"user.jwt": nil})
+	runDocument(t, "docs/policy-tools.md", "try", tokens{"user.jwt": nil})
 }
 
 // TestClientsDocument does the same with docs/clients.md; there the provider is a cluster that makes tokens for workloads.

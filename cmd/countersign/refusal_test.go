@@ -36,6 +36,7 @@ func rightUse() map[string]string {
 		"cert show":         "00",
 		"clock confirm":     "",
 		"clock status":      "",
+		"conformance":       "local",
 		"config check":      "local",
 		"config show":       "local",
 		"demo":              "local",
@@ -51,16 +52,25 @@ func rightUse() map[string]string {
 		"operator add":      "ana --role viewer --out NEW",
 		"policy apply":      "FILE",
 		"policy explain":    "--from a --to b",
+		"policy export":     "--format mermaid",
 		"policy history":    "",
+		"policy reach":      "--user-scope s",
 		"policy rollback":   "1",
 		"policy show":       "",
+		"policy simulate":   "--against last:10 FILE",
+		"policy suggest":    "",
+		"policy test":       "CASES",
 		"serve":             "local",
 		"service disable":   "orders --reason r",
 		"service enable":    "orders --reason r",
 		"service list":      "",
 		"status":            "",
+		"token client-key":  "local NEW",
 		"token exchange":    "identity --identity ID --subject-token TOKEN --audience orders",
+		"token introspect":  "TOKEN",
 		"token inspect":     "local TOKEN",
+		"token revocations": "",
+		"token revoke":      "--jti x",
 		"token request":     "identity --identity ID --audience orders",
 		"token verify":      "TOKEN --audience orders",
 		"completion bash":   "local", "completion zsh": "local", "completion fish": "local", "completion powershell": "local",
@@ -70,11 +80,11 @@ func rightUse() map[string]string {
 
 // words are the arguments of a command's right use, with the names of files put in.
 func (f *files) words(use string) []string {
-	return strings.Fields(strings.NewReplacer("FILE", f.policy, "TOKEN", f.token, "CERT", f.cert, "ID", f.identity, "NEW", filepath.Join(f.dir, "new"), "JOIN", f.join).Replace(use))
+	return strings.Fields(strings.NewReplacer("FILE", f.policy, "TOKEN", f.token, "CERT", f.cert, "ID", f.identity, "NEW", filepath.Join(f.dir, "new"), "JOIN", f.join, "CASES", f.cases).Replace(use))
 }
 
 // files are sound inputs, of a daemon that nothing listens for any more.
-type files struct{ dir, policy, token, cert, identity, join string }
+type files struct{ dir, policy, token, cert, identity, join, cases string }
 
 func newFiles(t *testing.T) *files {
 	t.Helper()
@@ -91,10 +101,11 @@ func newFiles(t *testing.T) *files {
 	dir := t.TempDir()
 	f := &files{
 		dir: dir, policy: filepath.Join(dir, "policy.yaml"), token: filepath.Join(dir, "token"),
-		cert: filepath.Join(i.dir, "root.pem"), identity: filepath.Join(i.dir, "operators", "admin"),
+		cert: filepath.Join(i.dir, "root.pem"), identity: filepath.Join(i.dir, "operators", "admin"), cases: filepath.Join(dir, "cases.yaml"),
 	}
 	mustWrite(t, f.policy, []byte(strings.ReplaceAll(faultPolicy, "IDP", issuer.URL)))
 	mustWrite(t, f.token, []byte(token))
+	mustWrite(t, f.cases, []byte("cases:\n  - {from: a, to: b, machine: true, expect: deny}\n"))
 	i.run(t, "policy", "apply", f.policy)
 	var join struct{ Join string }
 	i.ask(t, &join, "join-token", "create", "a")
