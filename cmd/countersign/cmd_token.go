@@ -59,7 +59,7 @@ Prints the token; -o json prints the whole response. Without --scope all that th
 		},
 	}
 	c.Flags().StringVar(&f.subjectFile, "subject-token", "", "file with the token to exchange, - for standard input")
-	c.Flags().StringVar(&f.subjectType, "subject-token-type", "access_token", "access_token or jwt, or a whole URN")
+	c.Flags().StringVar(&f.subjectType, "subject-token-type", "access_token", "access_token, jwt or id_token, or a whole URN")
 	audienceFlags(c, &f)
 	return c
 }
