@@ -73,3 +73,25 @@ func TestLogoutTokensTakeTheStrangersRoom(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A session is never resumed: it would repeat a proof that may be over (RFC 9700 4.13 is about who is believed for how long).
+func TestNoResumption(t *testing.T) {
+	k := newKit(t, kitOptions{})
+	id := k.join("reports")
+	config := &tls.Config{
+		RootCAs: k.root(), ServerName: "localhost", NextProtos: []string{"http/1.1"}, Certificates: []tls.Certificate{id.TLS()},
+		ClientSessionCache: tls.NewLRUClientSessionCache(4),
+	}
+	for range 3 {
+		conn, err := tls.Dial("tcp", k.addr, config)
+		k.must(err)
+		_, err = io.WriteString(conn, "GET /roots.pem HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+		k.must(err)
+		_, err = io.Copy(io.Discard, conn) // a ticket would come with the answer
+		k.must(err)
+		if conn.ConnectionState().DidResume {
+			t.Error("a session was resumed")
+		}
+		k.must(conn.Close())
+	}
+}
