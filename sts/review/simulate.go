@@ -169,7 +169,7 @@ func (s *simulator) compare(x sts.Exchange) Group {
 	}
 	g.To = grant.Audience.Name
 	call, _ := s.q.Draft.Call(grant.Call.From, grant.Call.To)
-	if call.When != "" && !s.sameCondition(x, call) {
+	if call.When != "" && !s.sameCondition(x, grant) {
 		g.Change, g.When, g.Before = Conditional, call.When, ended(x)
 		return g
 	}
@@ -184,7 +184,7 @@ func (s *simulator) compare(x sts.Exchange) Group {
 	case !x.Allowed:
 		g.Change, g.Code, g.Before, g.After = NowAllowed, x.Code, string(x.Code), strings.Join(grant.Scopes, " ")
 		g.Already = s.allowedNow(x)
-	case !slices.Equal(slices.Sorted(slices.Values(x.Granted)), slices.Sorted(slices.Values(grant.Scopes))):
+	case !sameScopes(x.Granted, grant.Scopes):
 		g.Change, g.Before, g.After = OtherScopes, strings.Join(x.Granted, " "), strings.Join(grant.Scopes, " ")
 	case (lifetime - x.Lifetime).Abs() > time.Second:
 		g.Change, g.Before, g.After = OtherTTL, s.ttl(s.q.Current, grant.Call), s.ttl(s.q.Draft, grant.Call)
@@ -235,10 +235,28 @@ func (s *simulator) allowedNow(x sts.Exchange) bool {
 }
 
 // sameCondition tells whether the exchange met this very condition before: the version in force decided it, and the draft's
-// call has the same condition. What it looked at was the same token, caller and moment.
-func (s *simulator) sameCondition(x sts.Exchange, call *countersign.Call) bool {
-	now, ok := s.q.Current.Call(call.From, call.To)
-	return (x.Allowed || keptBack(x.Code)) && ok && x.Policy == s.q.Current.Version && now.When == call.When
+// call has the same condition. What it looked at must be the same too: the token, and so what the user's issuer carries into
+// it, and the scopes that would be granted; caller and moment are the record's.
+func (s *simulator) sameCondition(x sts.Exchange, grant sts.Grant) bool {
+	then, _ := s.q.Draft.Call(grant.Call.From, grant.Call.To)
+	now, ok := s.q.Current.Call(grant.Call.From, grant.Call.To)
+	switch {
+	case !ok || x.Policy != s.q.Current.Version || now.When != then.When:
+		return false
+	case x.Subject != nil && x.Subject.SubIssuer != s.q.Issuer && !s.sameCarry(x): // a service's own token carries nothing
+		return false
+	case x.Allowed:
+		return sameScopes(x.Granted, grant.Scopes)
+	case !keptBack(x.Code):
+		return false
+	}
+	// A denial's record holds no granted scopes: they are what the version that decided it would have granted.
+	before, trace := x.Decide(s.current, s.q.Issuer)
+	return trace.Err() == nil && sameScopes(before.Scopes, grant.Scopes)
+}
+
+func sameScopes(a, b []string) bool {
+	return slices.Equal(slices.Sorted(slices.Values(a)), slices.Sorted(slices.Values(b)))
 }
 
 // sameCarry tells whether the draft carries the same claims of the user's issuer as the policy in force.

@@ -120,6 +120,36 @@ func TestSimulateAgainstLaterPolicies(t *testing.T) {
 	}
 }
 
+// A condition may look at the claims and the scopes: it stands only if the draft would show it the same ones.
+func TestSimulateConditionsThatLookAtMore(t *testing.T) {
+	k := newKit(t)
+	conditional := func(p *countersign.Policy) { p.Calls[0].When = "true"; p.Calls[0].Condition = yes{} }
+	refusing := func(p *countersign.Policy) { p.Calls[0].When = "true"; p.Calls[0].Condition = no{} }
+	k.use(3, conditional)
+	k.allowed("gateway", k.user("orders:read shop.write", nil), "orders")
+	k.use(3, refusing)
+	k.denied(countersign.CodeCondition, "gateway", k.user("orders:read shop.write", nil), "orders")
+	k.use(3, conditional)
+	for name, c := range map[string]struct {
+		change func(p *countersign.Policy)
+		depend int
+	}{
+		"the same":      {func(*countersign.Policy) {}, 0},
+		"other scopes":  {func(p *countersign.Policy) { p.Calls[0].Scopes = p.Calls[0].Scopes[:1] }, 2},
+		"other claims":  {func(p *countersign.Policy) { p.Issuers[0].Carry = []string{"tenant"} }, 2},
+		"other service": {func(p *countersign.Policy) { p.Calls[1].Scopes = p.Calls[1].Scopes[:1] }, 0},
+	} {
+		got := k.simulate(func(p *countersign.Policy) { conditional(p); c.change(p) })
+		if n := got.Counts[Conditional]; n != c.depend || got.Unchanged != 2-c.depend {
+			t.Errorf("%s: %d depend on the condition, want %d: %v", name, n, c.depend, brief(got))
+		}
+	}
+}
+
+type no struct{}
+
+func (no) Holds(countersign.ConditionInput) (bool, error) { return false, nil }
+
 type yes struct{}
 
 func (yes) Holds(countersign.ConditionInput) (bool, error) { return true, nil }
