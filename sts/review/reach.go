@@ -32,6 +32,7 @@ type Reached struct {
 
 // Reach tells what a holder of the scopes can reach by any path (policy.md, "Attenuation"): a user whose token one of the
 // issuers asserts one of them in, at every entry point that takes it, over every chain of exchanges that the policy allows.
+// What `needs: any-user` opens, every user whose token is accepted can reach, whatever scopes it holds.
 // Conditions are taken to hold; the hops name them. To limits the answer to one service, "" does not. It is pure; the order
 // is by service and scope.
 func Reach(p *countersign.Policy, scopes []string, to string) []Reached {
@@ -104,7 +105,8 @@ func (s *search) run(scopes []string) bool {
 	return true
 }
 
-// entries are the users' tokens: one for each entry point and issuer that may assert the scope.
+// entries are the users' tokens: one for each entry point and issuer that may assert the scope, and one with no scope, which
+// `needs: any-user` asks for no more than.
 func (s *search) entries(scopes []string) []*state {
 	var out []*state
 	for i := range s.p.Services {
@@ -119,6 +121,7 @@ func (s *search) entries(scopes []string) []*state {
 					out = append(out, &state{at: word{service.Name, scope}, issuer: issuer})
 				}
 			}
+			out = append(out, &state{at: word{service.Name, ""}, issuer: issuer})
 		}
 	}
 	return out
