@@ -69,6 +69,9 @@ func own() []string {
 	return []string{"iss", "sub", "sub_iss", "aud", "exp", "nbf", "iat", "jti", "client_id", "scope", "txn", "act", "sid", "cnf", "may_act"}
 }
 
+// OwnClaims are the claims that a relay token may have without any issuer's `carry`.
+func OwnClaims() []string { return slices.Concat(own(), keptAlways()) }
+
 // readOwn judges the claims of a token with our signature as a subject token of client: a relay token addressed to it and
 // nobody else (policy.md step 2).
 func readOwn(p *countersign.Policy, ourIssuer string, client *countersign.Service, t *jwt.Token, now time.Time) (*Subject, error) {

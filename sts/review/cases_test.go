@@ -4,6 +4,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/countersign/countersign"
 	"github.com/countersign/countersign/storage/policy"
 )
 
@@ -76,6 +77,41 @@ calls:
 		if !r.OK {
 			t.Errorf("line %d: want %s, got %s (%s)", r.Line, r.Want, r.Got, r.Why)
 		}
+	}
+}
+
+// A relay token holds what the user's issuer carries into it. A case with another claim tests a token that nobody ever gets:
+// it fails whatever it expects, and says so.
+func TestCasesWithClaimsThatNobodyCarries(t *testing.T) {
+	p := shop()
+	second := p.Issuers[0]
+	second.Name, second.URL, second.Carry = "second", "https://second.example", []string{"tenant", "plan"}
+	p.Issuers[0].Carry = []string{"tenant", "region"}
+	p = countersign.NewPolicy(1, domain, append(p.Issuers, second), p.Services, p.Calls)
+	for claims, exists := range map[string]bool{
+		"{tenant: x}":            true,
+		"{tenant: x, plan: y}":   true, // by the second issuer
+		"{sid: x, txn: y}":       true, // ours
+		"{acr: x, tenant: y}":    true, // kept always
+		"{plan: x, region: y}":   false,
+		"{tenant: x, groups: y}": false,
+		"{Tenant: x}":            false,
+	} {
+		for _, expect := range []string{"allow", "deny"} {
+			cases, faults := ParseCases([]byte(`cases: [{from: orders, to: inventory, holds: {scopes: ["orders:read"], chain: [gateway], claims: ` + claims + `}, expect: ` + expect + `}]`))
+			if len(faults) > 0 {
+				t.Fatal(faults)
+			}
+			r := Run(p, cases, noon)[0]
+			if r.OK != (exists && expect == "allow") || strings.Contains(r.Got, "no such token can exist under this policy") == exists {
+				t.Errorf("%s, %s: %+v", claims, expect, r)
+			}
+		}
+	}
+	// What a user's own token holds, no policy limits.
+	cases, _ := ParseCases([]byte(`cases: [{from: gateway, to: orders, holds: {issuer: idp, scopes: ["orders:read"], claims: {groups: y}}, expect: allow}]`))
+	if r := Run(p, cases, noon)[0]; !r.OK {
+		t.Errorf("%+v", r)
 	}
 }
 

@@ -103,17 +103,9 @@ func (c *Case) exchange(p *countersign.Policy, now time.Time) (sts.Exchange, err
 func (h *Holds) subject(p *countersign.Policy, x *sts.Exchange) error {
 	s := &sts.Subject{Sub: "a-user", Scopes: h.Scopes, Expires: x.At.Add(time.Hour)}
 	x.Subject = s
-	var issuer *countersign.Issuer
-	for i := range p.Issuers {
-		if p.Issuers[i].Name == h.Issuer || h.Issuer == "" && issuer == nil && len(p.Issuers[i].Scopes) > 0 {
-			issuer = &p.Issuers[i]
-		}
-	}
-	switch {
-	case issuer == nil && h.Issuer != "":
-		return fmt.Errorf("it has no issuer %.60q", h.Issuer)
-	case issuer == nil:
-		return fmt.Errorf("it has no issuer of users, so there are no relay tokens")
+	issuer, err := h.issuer(p)
+	if err != nil {
+		return err
 	}
 	s.SubIssuer = issuer.URL
 	if h.Issuer == "" {
@@ -135,6 +127,31 @@ func (h *Holds) subject(p *countersign.Policy, x *sts.Exchange) error {
 		}
 	}
 	return h.claims(s, issuer)
+}
+
+// issuer is the user's. The one of a relay token is not named: it is the first that could have put all the claims into it.
+func (h *Holds) issuer(p *countersign.Policy) (*countersign.Issuer, error) {
+	if h.Issuer != "" {
+		for i := range p.Issuers {
+			if p.Issuers[i].Name == h.Issuer {
+				return &p.Issuers[i], nil
+			}
+		}
+		return nil, fmt.Errorf("it has no issuer %.60q", h.Issuer)
+	}
+	foreign := slices.DeleteFunc(slices.Sorted(maps.Keys(h.Claims)), func(name string) bool { return slices.Contains(sts.OwnClaims(), name) })
+	err := fmt.Errorf("it has no issuer of users, so there are no relay tokens")
+	for i := range p.Issuers {
+		issuer := &p.Issuers[i]
+		if len(issuer.Scopes) == 0 {
+			continue
+		}
+		if !slices.ContainsFunc(foreign, func(name string) bool { return !slices.Contains(issuer.Carry, name) }) {
+			return issuer, nil
+		}
+		err = fmt.Errorf("no such token can exist under this policy: no issuer's `carry` keeps all of %.200q in a relay token", strings.Join(foreign, " "))
+	}
+	return nil, err
 }
 
 // claims are the further ones, where a subject keeps them.
