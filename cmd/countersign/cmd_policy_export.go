@@ -42,6 +42,10 @@ a file, without a daemon; istio and envoy then need --issuer.`,
 			case errors.Is(err, export.ErrIssuer):
 				return &failure{Exit: exitLocal, What: "who issues the tokens?", Why: format + " checks tokens, and a file does not say whose",
 					Next: "--issuer URL, the issuer identifier of the daemon: it is `issuer` in its countersign.yaml"}
+			case errors.Is(err, export.ErrPrincipal):
+				return &failure{Exit: exitLocal, What: "--principal does not name one caller",
+					Why:  "without {name}, or with a * (of --namespace, too), a rule for one caller would let others in",
+					Next: "--principal with {name} and no *, as cluster.local/ns/{namespace}/sa/{name}"}
 			case err != nil:
 				return &failure{Exit: exitLocal, What: err.Error(), Why: "--format chooses one", Next: "countersign policy export --help"}
 			}

@@ -24,7 +24,7 @@ type Options struct {
 	AppLabel    string // the label whose value is the service's name; default "app"
 	Port        int    // kubernetes: of the services; 0: every port
 	JWKSCluster string // envoy: the cluster that reaches JWKSURI; default "countersign"
-	Principal   string // istio: {trust_domain}, {namespace} and {name} are replaced; default: our IDs, "{trust_domain}/{name}"
+	Principal   string // istio: {trust_domain}, {namespace} and {name} are replaced; must hold {name} and no *; default: our IDs, "{trust_domain}/{name}"
 }
 
 // Formats are the names of the formats.
@@ -33,9 +33,17 @@ func Formats() []string { return []string{"kubernetes", "istio", "envoy", "nginx
 // ErrIssuer is returned where tokens are checked and Options.Issuer is not known.
 var ErrIssuer = errors.New("the issuer of our tokens is not known")
 
-// Export writes the policy in a format. It is pure and deterministic. An error is an unknown format or a missing option.
+// ErrPrincipal is returned for an Options.Principal that would name more callers than one.
+var ErrPrincipal = errors.New("the principal does not name one caller")
+
+// Export writes the policy in a format. It is pure and deterministic. An error is an unknown format, a missing option or
+// [ErrPrincipal].
 func Export(p *countersign.Policy, format string, o Options) ([]byte, error) {
 	e := &exporter{p: p, o: o.withDefaults()}
+	// Istio takes a * at either end as a wildcard; without {name} each rule would let every caller in.
+	if !strings.Contains(e.o.Principal, "{name}") || strings.Contains(e.principal("name"), "*") {
+		return nil, ErrPrincipal
+	}
 	switch format {
 	case "kubernetes":
 		e.kubernetes()

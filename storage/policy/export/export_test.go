@@ -99,6 +99,15 @@ func TestExportRefuses(t *testing.T) {
 			t.Errorf("%s without an issuer: %v", format, err)
 		}
 	}
+	for _, o := range []Options{
+		{Principal: "*"}, {Principal: "{name}*"}, {Principal: "*/{name}"}, {Principal: "cluster.local/ns/{namespace}/sa/default"},
+		{Principal: "{NAME}"}, {Principal: "{namespace}/{name}", Namespace: "*"},
+	} {
+		o.Issuer = options().Issuer
+		if out, err := Export(shop(t), "istio", o); !errors.Is(err, ErrPrincipal) || out != nil {
+			t.Errorf("%+v: %v", o, err)
+		}
+	}
 	if _, err := Export(shop(t), "terraform", options()); err == nil {
 		t.Error("an unknown format is taken")
 	}
