@@ -252,6 +252,50 @@ func TestKubernetesAllowsTheCallsAndNoMore(t *testing.T) {
 	}
 }
 
+// The authority is denied by default too: it needs DNS, and its issuers' addresses are asked for.
+func TestKubernetesAuthority(t *testing.T) {
+	none := countersign.NewPolicy(1, "shop.internal", nil, nil, nil)
+	off := countersign.NewPolicy(1, "shop.internal", nil, []countersign.Service{{Name: "a", Disabled: &countersign.Disabled{}}}, nil)
+	for name, p := range map[string]*countersign.Policy{"shop": shop(t), "no services": none, "all disabled": off} {
+		out, err := Export(p, "kubernetes", options())
+		if err != nil {
+			t.Fatal(err)
+		}
+		policies := documents[networkPolicy](t, out)
+		authority := policies[len(policies)-1]
+		if authority.Metadata.Name != "countersign.authority" || !slices.Equal(authority.Spec.PolicyTypes, []string{"Ingress", "Egress"}) {
+			t.Fatalf("%s: %+v", name, authority)
+		}
+		if egress := authority.Spec.Egress; len(egress) != 1 || len(egress[0].To) != 1 ||
+			egress[0].To[0].PodSelector.MatchLabels["k8s-app"] != "kube-dns" || !slices.Equal(egress[0].Ports, []port{{"UDP", 53}, {"TCP", 53}}) {
+			t.Errorf("%s: egress %+v", name, egress)
+		}
+		if in := len(authority.Spec.Ingress); in != 0 && name != "shop" || in != 1 && name == "shop" {
+			t.Errorf("%s: %d ingress rules", name, in)
+		}
+		for _, p := range policies {
+			for _, rule := range p.Spec.Ingress {
+				for _, from := range rule.From {
+					for _, expression := range from.PodSelector.MatchExpressions {
+						if len(expression.Values) == 0 {
+							t.Errorf("%s: an expression without values", name)
+						}
+					}
+				}
+			}
+		}
+	}
+	p := shop(t)
+	p.Issuers = append(p.Issuers, countersign.Issuer{Name: "k8s", URL: "https://k8s.example", JWKS: "{}"},
+		countersign.Issuer{Name: "other", URL: "https://other.example", JWKSURI: "https://keys.example/jwks"})
+	out, err := Export(p, "kubernetes", options())
+	text := string(out)
+	if err != nil || !strings.Contains(text, "    # NOT ALLOWED HERE: the keys of the issuer idp, from https://idp.shop.example ") ||
+		!strings.Contains(text, "other, from https://keys.example/jwks.") || strings.Contains(text, "k8s.example") {
+		t.Errorf("the issuers' addresses: %v\n%s", err, text)
+	}
+}
+
 // istioObject is security.istio.io/v1 as far as it is used.
 type istioObject struct {
 	APIVersion string `yaml:"apiVersion"`

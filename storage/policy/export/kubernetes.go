@@ -15,13 +15,39 @@ func (e *exporter) kubernetes() {
 	for _, s := range e.active() {
 		e.service(s.Name)
 	}
+	e.authority()
+}
+
+// authority lets the services in, and the authority out to DNS: its issuers are outside, where only addresses are known.
+func (e *exporter) authority() {
 	e.policyHead("countersign.authority")
 	e.line("  podSelector: {matchLabels: {%s: countersign}}", q(e.o.AppLabel))
-	e.line("  policyTypes: [Ingress]")
-	e.line("  ingress:")
-	e.line("    - from:")
-	e.line("        - podSelector: {matchExpressions: [{key: %s, operator: In, values: %s}]}", q(e.o.AppLabel), e.names())
-	e.line("      ports: [{protocol: TCP, port: 8443}]")
+	e.line("  policyTypes: [Ingress, Egress]")
+	if len(e.active()) > 0 { // the API server refuses `In` without values
+		e.line("  ingress:")
+		e.line("    - from:")
+		e.line("        - podSelector: {matchExpressions: [{key: %s, operator: In, values: %s}]}", q(e.o.AppLabel), e.names())
+		e.line("      ports: [{protocol: TCP, port: 8443}]")
+	}
+	e.line("  egress:")
+	for i := range e.p.Issuers {
+		issuer := &e.p.Issuers[i]
+		if issuer.JWKS != "" {
+			continue // its keys stand in the policy
+		}
+		from := issuer.JWKSURI
+		if from == "" {
+			from = issuer.URL + " (and the jwks_uri that it names)"
+		}
+		e.note("    # ", "NOT ALLOWED HERE: the keys of the issuer %s, from %s. Add a rule for its addresses: - to: [{ipBlock: {cidr: ...}}]", issuer.Name, from)
+	}
+	e.dns()
+}
+
+func (e *exporter) dns() {
+	e.line("    # DNS")
+	e.line("    - to: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: kube-system}}, podSelector: {matchLabels: {k8s-app: kube-dns}}}]")
+	e.line("      ports: [{protocol: UDP, port: 53}, {protocol: TCP, port: 53}]")
 }
 
 func (e *exporter) names() string {
@@ -63,9 +89,7 @@ func (e *exporter) service(name string) {
 	e.line("    # the authority: certificates and tokens")
 	e.line("    - to: [{podSelector: {matchLabels: {%s: countersign}}}]", q(e.o.AppLabel))
 	e.line("      ports: [{protocol: TCP, port: 8443}]")
-	e.line("    # DNS")
-	e.line("    - to: [{namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: kube-system}}, podSelector: {matchLabels: {k8s-app: kube-dns}}}]")
-	e.line("      ports: [{protocol: UDP, port: 53}, {protocol: TCP, port: 53}]")
+	e.dns()
 }
 
 func (e *exporter) ports() {
