@@ -99,8 +99,8 @@ func orDefault(d, otherwise time.Duration) time.Duration {
 
 // Set returns the issuer's keys: with kid, if the issuer publishes it and it may be fetched now; kid may be "". It
 // waits for a fetch only if there are no keys, if nobody has asked for them for so long that they may be outdated, or
-// if kid is not among them. The error says that there are no keys to be had, or is ctx's: one caller who gives up
-// does not end the fetch for the others. A set without kid is no error; [Token.Verify] refuses then with [ReasonKID].
+// if kid is not among them. The error says that there are no keys to be had, or is ctx's where kid is not among those
+// that may be used: one caller who gives up does not end the fetch for the others. A set without kid is no error; [Token.Verify] refuses then with [ReasonKID].
 func (r *Remote) Set(ctx context.Context, kid string) (*Set, error) {
 	r.mu.Lock()
 	now := r.cfg.Now()
@@ -113,7 +113,9 @@ func (r *Remote) Set(ctx context.Context, kid string) (*Set, error) {
 	select {
 	case <-wait.done:
 	case <-ctx.Done():
-		return nil, fmt.Errorf("wait for the keys of %s: %w", r.cfg.Issuer, context.Cause(ctx))
+		if set == nil || kid != "" && !set.Has(kid) { // what signed is not known, which says nothing about the token
+			return nil, fmt.Errorf("wait for the keys of %s: %w", r.cfg.Issuer, context.Cause(ctx))
+		}
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -173,7 +175,7 @@ func (r *Remote) plan(now time.Time, kid string) *flight {
 	}
 	// While tokens come, a refresh is never waited for. After a long silence it is: the set may hold a key that the
 	// issuer took back in the meantime, and it is not known that the issuer is down.
-	if now.Sub(r.tried) >= 2*r.lifetime {
+	if now.Sub(r.tried) >= 2*r.lifetime && r.failures == 0 {
 		return r.flight
 	}
 	return nil

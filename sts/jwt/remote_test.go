@@ -251,6 +251,39 @@ func TestSilence(t *testing.T) {
 	b.want("k2", true)
 }
 
+// TestSilenceOfACaller: who has less time than the refresh after a silence takes gets the keys that may still be used, and
+// once the issuer is known to be down nobody waits for it.
+func TestSilenceOfACaller(t *testing.T) {
+	b := newBench(t, nil)
+	b.want("k1", true)
+	b.issuer.serve("/jwks", hang)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	b.clock.add(time.Hour)
+	if s, err := b.Set(ctx, "k1"); err != nil || !s.Has("k1") {
+		t.Errorf("the keys at hand are kept from who can't wait: %v", err)
+	}
+	if _, err := b.Set(ctx, "k2"); !errors.Is(err, context.Canceled) {
+		t.Errorf("a key that is not known yet: %v", err)
+	}
+	b.settle()
+	b.timeout = time.Hour
+	release := make(chan struct{})
+	b.issuer.serve("/jwks", func(http.ResponseWriter, *http.Request) { <-release })
+	b.clock.add(time.Hour)
+	if s, err := b.Set(t.Context(), "k1"); err != nil || !s.Has("k1") { // would never end if it waited
+		t.Error(err)
+	}
+	close(release)
+	b.settle()
+	b.clock.add(24 * time.Hour)
+	b.issuer.serve("/jwks", hang)
+	b.timeout = 100 * time.Millisecond
+	if _, err := b.Set(ctx, "k1"); err == nil {
+		t.Error("keys that are too old are used")
+	}
+}
+
 // TestSlowIssuer: callers whose key is known never wait for a refresh while tokens come.
 func TestSlowIssuer(t *testing.T) {
 	b := newBench(t, nil)
