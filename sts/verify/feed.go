@@ -102,7 +102,8 @@ func (c *Claims) facts() countersign.TokenFacts {
 }
 
 // current is what is revoked, as far as it may be used. It waits for a fetch only if there has been none with success, or if
-// nobody has asked for so long that the list may be outdated.
+// nobody has asked for so long that the list may be outdated and the issuer is not known to be down. Who gives up waiting gets the
+// list at hand if it may still be used.
 func (f *feed) current(ctx context.Context) (*countersign.Revocations, error) {
 	f.mu.Lock()
 	now := f.cfg.Now()
@@ -115,7 +116,9 @@ func (f *feed) current(ctx context.Context) (*countersign.Revocations, error) {
 	select {
 	case <-wait:
 	case <-ctx.Done():
-		return nil, context.Cause(ctx)
+		if err != nil {
+			return nil, context.Cause(ctx)
+		}
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -127,7 +130,7 @@ func (f *feed) plan(now time.Time) chan struct{} {
 	if f.flight == nil && !now.Before(f.next) {
 		f.start(now)
 	}
-	if _, err := f.usable(now); err != nil || now.Sub(f.tried) >= 2*f.cfg.Poll && !f.none {
+	if _, err := f.usable(now); err != nil || now.Sub(f.tried) >= 2*f.cfg.Poll && !f.none && f.failed == nil {
 		return f.flight
 	}
 	return nil

@@ -500,8 +500,8 @@ func TestFeedSingleFlight(t *testing.T) {
 	gone := errors.New("gone")
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(gone)
-	if _, err := r.Verify(context.WithoutCancel(ctx), "x"); err == nil {
-		t.Fatal("x")
+	if _, err := r.Verify(ctx, token); !errors.Is(err, gone) { // nothing is known yet
+		t.Error(err)
 	}
 	var wg sync.WaitGroup
 	for range 50 {
@@ -519,11 +519,29 @@ func TestFeedSingleFlight(t *testing.T) {
 	r.pass(10 * time.Second)
 	block := make(chan struct{})
 	r.set(func() { r.hold = block })
-	if _, err := r.Verify(ctx, token); !errors.Is(err, gone) {
-		t.Error(err)
+	if _, err := r.Verify(ctx, token); err != nil {
+		t.Errorf("who can't wait is not judged by the list at hand: %v", err)
 	}
 	close(block)
 	r.settle()
+}
+
+// TestFeedIsDown: once the issuer is known to be down nobody waits for it, until the last list is too old.
+func TestFeedIsDown(t *testing.T) {
+	r := newRevoker(t, nil)
+	r.revoke(countersign.RevokeTransaction, "t2")
+	token, revoked := r.token(), r.token("txn", "t2")
+	r.want(token, "")
+	r.set(func() { r.status = 503 })
+	r.pass(10 * time.Second)
+	r.want(token, "") // waits, and finds it down
+	hold := make(chan struct{})
+	r.set(func() { r.status, r.hold = 0, hold })
+	r.pass(10 * time.Second)
+	r.want(token, "")
+	r.want(revoked, verify.ReasonRevoked)
+	close(hold)
+	r.settle() // would never end if they had waited: the request is given up after 5 s
 }
 
 // TestFlood: strangers' kids cost the issuer one fetch in 30 s, and no good token fails (issue 4).
