@@ -28,6 +28,7 @@ type RemoteConfig struct {
 	Client   *http.Client     // nil: one with the system's roots. Its redirect policy and cookies are not used
 	Now      func() time.Time // nil: time.Now
 	Logger   *slog.Logger     // nil: nothing is logged
+	MaxAge   time.Duration    // the longest that an issuer may ask for by max-age: 1 min to 1 h; 0: 1 h
 	Refresh  time.Duration    // how old keys get before they are fetched again, if the issuer does not say; default 5 min
 	Cooldown time.Duration    // the least time between fetches for a kid that is not known; default 30 s
 	Stale    time.Duration    // how long keys are used when the issuer is down; default 24 h
@@ -38,7 +39,7 @@ type RemoteConfig struct {
 //
 // A successful fetch replaces the set, so that a key that the issuer took back is gone. Any other answer, also one
 // without a usable key, changes nothing. Fetches are of two kinds, and at most one runs at a time. Planned ones
-// follow the schedule: every Refresh (or the issuer's max-age, within 1 min and 1 h), after failures sooner, at
+// follow the schedule: every Refresh (or the issuer's max-age, within 1 min and MaxAge), after failures sooner, at
 // growing distance up to Cooldown. Unplanned ones are for a kid that is not in the set, at most one per Cooldown
 // whatever callers ask for, so that nobody can drive requests to the issuer by inventing kids.
 type Remote struct {
@@ -78,12 +79,16 @@ func NewRemote(cfg RemoteConfig) (*Remote, error) {
 	if cfg.Refresh < 0 || cfg.Cooldown < 0 || cfg.Stale < 0 {
 		return nil, errors.New("the durations of an issuer's key cache can't be negative")
 	}
+	if cfg.MaxAge != 0 && (cfg.MaxAge < minMaxAge || cfg.MaxAge > maxMaxAge) {
+		return nil, fmt.Errorf("the MaxAge of an issuer's keys must be %s to %s", minMaxAge, maxMaxAge)
+	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
+	cfg.MaxAge = orDefault(cfg.MaxAge, maxMaxAge)
 	cfg.Refresh = orDefault(cfg.Refresh, defaultRefresh)
 	cfg.Cooldown = orDefault(cfg.Cooldown, defaultCooldown)
 	cfg.Stale = orDefault(cfg.Stale, defaultStale)
@@ -226,6 +231,6 @@ func (r *Remote) succeeded(set *Set, maxAge time.Duration) {
 	}
 	r.good++
 	r.set, r.fetched, r.failures, r.lastErr, r.stopped = set, r.tried, 0, nil, false
-	r.lifetime = orDefault(maxAge, r.cfg.Refresh)
+	r.lifetime = orDefault(min(maxAge, r.cfg.MaxAge), r.cfg.Refresh)
 	r.next = r.fetched.Add(r.lifetime)
 }

@@ -459,3 +459,26 @@ func TestMaxAge(t *testing.T) {
 		})
 	}
 }
+
+// TestMaxAgeIsCapped: an issuer that asks for more than its user takes is asked again sooner.
+func TestMaxAgeIsCapped(t *testing.T) {
+	for header, want := range map[string]time.Duration{"max-age=3600": 5 * time.Minute, "max-age=120": 2 * time.Minute} {
+		b := newBench(t, func(cfg *RemoteConfig) { cfg.MaxAge = 5 * time.Minute })
+		b.issuer.serve("/jwks", func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Cache-Control", header)
+			fmt.Fprint(w, keysNamed("k1"))
+		})
+		b.want("k1", true)
+		b.clock.add(want - 1)
+		b.want("k1", true)
+		b.wantFetches(1)
+		b.clock.add(1)
+		b.want("k1", true)
+		b.wantFetches(2)
+	}
+	for _, wrong := range []time.Duration{-1, time.Second, 2 * time.Hour} {
+		if _, err := NewRemote(RemoteConfig{Issuer: "https://cs.shop.internal", MaxAge: wrong}); err == nil {
+			t.Errorf("a MaxAge of %s is taken", wrong)
+		}
+	}
+}
