@@ -22,6 +22,7 @@ const (
 	minPoll         = time.Second
 	maxPoll         = time.Minute
 	maxMaxStale     = 24 * time.Hour
+	maxKeysAge      = 5 * time.Minute // of our issuer's keys, whatever it says: how long a key that leaked goes on being good here
 )
 
 // Config says which tokens are taken. Issuer and Audience are required.
@@ -69,7 +70,7 @@ func New(cfg Config) (*Verifier, error) {
 	if len(cfg.Algorithms) == 0 {
 		cfg.Algorithms = []string{"ES256", "RS256"}
 	}
-	v, err := newVerifier(cfg)
+	v, err := newVerifier(cfg, maxKeysAge)
 	if err != nil {
 		return nil, err
 	}
@@ -101,7 +102,7 @@ func NewExternal(cfg Config) (*Verifier, error) {
 	if cfg.Nonces && cfg.URL == "" {
 		return nil, errors.New("verify: Nonces needs URL, without which no proof is taken")
 	}
-	v, err := newVerifier(cfg)
+	v, err := newVerifier(cfg, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -113,7 +114,7 @@ func NewExternal(cfg Config) (*Verifier, error) {
 	return v, nil
 }
 
-func newVerifier(cfg Config) (*Verifier, error) {
+func newVerifier(cfg Config, keysAge time.Duration) (*Verifier, error) {
 	if cfg.Issuer == "" || cfg.Audience == "" {
 		return nil, errors.New("verify: Issuer and Audience are required")
 	}
@@ -134,6 +135,7 @@ func newVerifier(cfg Config) (*Verifier, error) {
 	var err error
 	v.keys, err = jwt.NewRemote(jwt.RemoteConfig{
 		Issuer: cfg.Issuer, JWKSURI: cfg.JWKSURI, Client: cfg.Client, Now: cfg.Now, Logger: cfg.Logger,
+		MaxAge: keysAge,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("verify: %w", err)

@@ -37,6 +37,7 @@ type authority struct {
 	down    atomic.Bool
 	fetches atomic.Int32
 	feed    atomic.Pointer[http.HandlerFunc] // of revocations; nil: the metadata names none
+	control atomic.Pointer[string]           // Cache-Control of the keys; nil: none
 }
 
 func newKey() *ecdsa.PrivateKey {
@@ -84,6 +85,9 @@ func newAuthority() *authority {
 		if a.down.Load() {
 			w.WriteHeader(http.StatusServiceUnavailable)
 			return
+		}
+		if control := a.control.Load(); control != nil {
+			w.Header().Set("Cache-Control", *control)
 		}
 		_, _ = w.Write(keys.JSON())
 	})
@@ -432,6 +436,34 @@ func TestNewRefuses(t *testing.T) {
 		change(&cfg)
 		if _, err := verify.New(cfg); err == nil {
 			t.Errorf("%s: taken", name)
+		}
+	}
+}
+
+// TestKeysAge: our issuer's keys are asked for again after 5 min at the latest, whatever the issuer says, so that one that was
+// retired as compromised goes soon; another issuer's word counts up to 1 h.
+func TestKeysAge(t *testing.T) {
+	for name, tt := range map[string]struct {
+		make func(verify.Config) (*verify.Verifier, error)
+		want int32
+	}{"ours": {verify.New, 2}, "external": {verify.NewExternal, 1}} {
+		a := newAuthority()
+		t.Cleanup(a.Close)
+		control := "public, max-age=1800"
+		a.control.Store(&control)
+		now := time.Unix(1_800_000_000, 0)
+		v, err := tt.make(verify.Config{Issuer: a.URL, Audience: "inventory", Roots: a.roots(), Now: func() time.Time { return now }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, later := range []time.Duration{0, 10 * time.Minute} { // the second waits if the keys should be half as old
+			now = now.Add(later)
+			if _, err := v.Verify(t.Context(), a.sign(t, "at+jwt", a.claims(now))); err != nil {
+				t.Fatal(name, err)
+			}
+		}
+		if n := a.fetches.Load(); n != tt.want {
+			t.Errorf("%s: %d fetches, want %d", name, n, tt.want)
 		}
 	}
 }
