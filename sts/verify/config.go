@@ -51,7 +51,8 @@ type Config struct {
 	// from when the last good answer was asked for: how long a revoked token can go on being taken, and how long the
 	// issuer may be down before this service refuses all tokens ([ReasonRevocations]). With the issuer up a revocation
 	// reaches this verifier within Poll, or twice that after a pause without requests. MaxStale is Poll to 24 h; 0: 5 min,
-	// which is how long a token lives by default.
+	// which is how long a token lives by default. An issuer whose metadata names no list has none, and its tokens are taken; for
+	// that it is asked again every minute, until it has one.
 	MaxStale       time.Duration
 	Poll           time.Duration // how old the list gets before it is asked for again: 1 s to 1 min; 0: 5 s
 	RevocationsURI string        // where the list is; "": by discovery (`revocations_uri`) from Issuer, also when JWKSURI is set

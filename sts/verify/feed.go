@@ -18,7 +18,7 @@ import (
 const (
 	feedMember  = "revocations_uri" // of the issuer's metadata
 	feedTimeout = 5 * time.Second   // of one request
-	noFeedTime  = time.Hour         // how long it is believed that an issuer has no list
+	noFeedTime  = time.Minute       // how long it is believed that an issuer has no list
 	maxPages    = 256               // of one fetch
 	maxRevoked  = 1 << 20           // that are kept
 )

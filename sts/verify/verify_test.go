@@ -33,11 +33,12 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // authority publishes metadata and keys as Countersign does, over TLS, and signs tokens with its key.
 type authority struct {
 	*httptest.Server
-	key     *ecdsa.PrivateKey
-	down    atomic.Bool
-	fetches atomic.Int32
-	feed    atomic.Pointer[http.HandlerFunc] // of revocations; nil: the metadata names none
-	control atomic.Pointer[string]           // Cache-Control of the keys; nil: none
+	key       *ecdsa.PrivateKey
+	down      atomic.Bool
+	fetches   atomic.Int32
+	described atomic.Int32                     // how often the metadata was read
+	feed      atomic.Pointer[http.HandlerFunc] // of revocations; nil: the metadata names none
+	control   atomic.Pointer[string]           // Cache-Control of the keys; nil: none
 }
 
 func newKey() *ecdsa.PrivateKey {
@@ -67,6 +68,7 @@ func newAuthority() *authority {
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /.well-known/oauth-authorization-server", func(w http.ResponseWriter, _ *http.Request) {
+		a.described.Add(1)
 		doc := map[string]string{"issuer": a.URL, "jwks_uri": a.URL + "/oauth2/jwks"}
 		if a.feed.Load() != nil {
 			doc["revocations_uri"] = a.URL + "/oauth2/revocations"
