@@ -3,6 +3,7 @@ package verify
 import (
 	"crypto/sha256"
 	"encoding/base64"
+	"encoding/binary"
 	"fmt"
 	"net/url"
 	"strings"
@@ -106,6 +107,33 @@ func TestReplaysAreBounded(t *testing.T) {
 			if got := r.add(key(1), came.Add(time.Duration(s)*time.Second)); got != replayed {
 				t.Fatalf("one that came at %d s is forgotten %d s later", start, s)
 			}
+		}
+	}
+}
+
+// TestSustainedProofs holds the rate that docs/verify.md states: about 1000 proofs a second for ever, not twice as many.
+func TestSustainedProofs(t *testing.T) {
+	for perSecond, want := range map[int]outcome{1090: fresh, 1150: full} {
+		seen, now := newProofs(Config{Leeway: defaultLeeway}).seen, time.Unix(1_800_000_000, 0)
+		if seen.window != 2*time.Minute {
+			t.Fatal(seen.window)
+		}
+		last, n := fresh, uint64(0)
+		for second := range 6 * 60 {
+			for range perSecond {
+				var key [sha256.Size]byte
+				n++
+				binary.BigEndian.PutUint64(key[:], n)
+				if last = seen.add(key, now.Add(time.Duration(second)*time.Second)); last != fresh {
+					break
+				}
+			}
+			if last != fresh {
+				break
+			}
+		}
+		if last != want {
+			t.Errorf("%d a second: %d, want %d", perSecond, last, want)
 		}
 	}
 }

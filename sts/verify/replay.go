@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// maxReplays is how many proofs are remembered at a time, in two generations: about 2900 requests a second for the window of
-// 90 s, and 20 MiB.
+// maxReplays is how many proofs are remembered at a time, in two generations, and 20 MiB. The window is proofAge and twice the
+// Leeway, 120 s by default; as a proof may be remembered for two of them, about 1090 a second are taken for as long as one likes.
 const maxReplays = 1 << 18
 
 type outcome uint8
