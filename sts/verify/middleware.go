@@ -22,7 +22,7 @@ func (v *Verifier) RequireScope(scopes ...string) func(http.Handler) http.Handle
 				v.Refuse(w, err)
 				return
 			}
-			next.ServeHTTP(w, r.WithContext(v.NewContext(r.Context(), claims)))
+			next.ServeHTTP(w, r.WithContext(v.NewContext(r, claims)))
 		})
 	}
 }

@@ -138,6 +138,43 @@ func TestClaimsOfAnotherVerifier(t *testing.T) {
 	}
 }
 
+// TestAnotherTokenInContext: claims in a context vouch for the Authorization that they came from and for no other request's.
+func TestAnotherTokenInContext(t *testing.T) {
+	b := newBench(t, nil)
+	good := "Bearer " + b.sign(t, "at+jwt", b.claims(b.now))
+	bob := b.claims(b.now)
+	bob["sub"] = "bob"
+	for name, tt := range map[string]struct {
+		inner []string // Authorization of the request that the handler verifies
+		sub   string
+		want  verify.Reason
+	}{
+		"the same":        {[]string{good}, "alice", ""},
+		"another's token": {[]string{"Bearer " + b.sign(t, "at+jwt", bob)}, "bob", ""},
+		"a bad token":     {[]string{"Bearer x"}, "", "parts"},
+		"none":            {nil, "", verify.ReasonCredential},
+		"two":             {[]string{good, good}, "", verify.ReasonRequest},
+	} {
+		reached := false
+		handler := b.Middleware(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			reached = true
+			inner := httptest.NewRequestWithContext(r.Context(), http.MethodGet, "/batch/1", nil)
+			inner.Header["Authorization"] = tt.inner
+			claims, err := b.VerifyRequest(inner)
+			if tt.want != "" {
+				wantReason(t, err, tt.want)
+			} else if err != nil || claims.Subject != tt.sub {
+				t.Errorf("%s: %v, %v", name, claims, err)
+			}
+		}))
+		r := httptest.NewRequest(http.MethodGet, "/", nil)
+		r.Header.Set("Authorization", good)
+		if handler.ServeHTTP(httptest.NewRecorder(), r); !reached {
+			t.Error(name, "was not reached")
+		}
+	}
+}
+
 // TestMetadata holds RFC 9728 2 and 3.1.
 func TestMetadata(t *testing.T) {
 	for url, path := range map[string]string{

@@ -2,15 +2,17 @@ package verify
 
 import (
 	"context"
+	"crypto/sha256"
 	"net/http"
 	"strings"
 )
 
 // VerifyRequest is Verify for the token of a request, with the proof of a bound token's key where it has to be: the request's
 // TLS connection, the header DPoP. The token is in one Authorization header and nowhere else (RFC 6750 2.1). A request that
-// this verifier's middleware has passed is not judged twice. [Verifier.Refuse] answers the error.
+// this verifier's middleware has passed is not judged twice, as long as its Authorization is the same: another request under its
+// context is. [Verifier.Refuse] answers the error.
 func (v *Verifier) VerifyRequest(r *http.Request) (*Claims, error) {
-	if claims, ok := v.passed(r.Context()); ok {
+	if claims, ok := v.passed(r); ok {
 		return claims, nil
 	}
 	scheme, token, err := credential(r.Header)
@@ -46,15 +48,32 @@ func credential(h http.Header) (scheme, token string, err error) {
 
 type contextKey struct{}
 
-// inContext are the claims of a request and who verified them: what one verifier took says nothing to another.
+// inContext are the claims of a request, who verified them and the hash of the Authorization that they were in: what one
+// verifier took says nothing to another, nor about another token under the same context.
 type inContext struct {
 	by     *Verifier
 	claims *Claims
+	sum    [sha256.Size]byte
 }
 
-// NewContext puts claims that v returned into a context, for [FromContext]. Middleware does this; it is exported for adapters.
-func (v *Verifier) NewContext(ctx context.Context, claims *Claims) context.Context {
-	return context.WithValue(ctx, contextKey{}, inContext{by: v, claims: claims})
+// NewContext is the context of r with the claims that v returned for r, for [FromContext]. Middleware does this; it is exported
+// for adapters. A request under this context is not judged again only if its Authorization is that of r.
+func (v *Verifier) NewContext(r *http.Request, claims *Claims) context.Context {
+	sum, ok := sumOf(r.Header)
+	in := inContext{claims: claims}
+	if ok {
+		in.by, in.sum = v, sum
+	}
+	return context.WithValue(r.Context(), contextKey{}, in)
+}
+
+// sumOf is the hash of the one Authorization header; false: there is none, or more.
+func sumOf(h http.Header) (sum [sha256.Size]byte, ok bool) {
+	values := h.Values("Authorization")
+	if len(values) != 1 {
+		return sum, false
+	}
+	return sha256.Sum256([]byte(values[0])), true
 }
 
 // FromContext finds the claims of the request's token; false: no middleware has verified the request.
@@ -63,7 +82,11 @@ func FromContext(ctx context.Context) (*Claims, bool) {
 	return in.claims, ok && in.claims != nil
 }
 
-func (v *Verifier) passed(ctx context.Context) (*Claims, bool) {
-	in, ok := ctx.Value(contextKey{}).(inContext)
-	return in.claims, ok && in.by == v && in.claims != nil
+func (v *Verifier) passed(r *http.Request) (*Claims, bool) {
+	in, ok := r.Context().Value(contextKey{}).(inContext)
+	if !ok || in.by != v || in.claims == nil {
+		return nil, false
+	}
+	sum, ok := sumOf(r.Header)
+	return in.claims, ok && sum == in.sum
 }

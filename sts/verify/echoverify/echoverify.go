@@ -25,7 +25,7 @@ func RequireScope(v *verify.Verifier, scopes ...string) echo.MiddlewareFunc {
 				v.Refuse(c.Response(), err)
 				return nil // it is answered: an error handler would say more than the client may know
 			}
-			c.SetRequest(r.WithContext(v.NewContext(r.Context(), claims)))
+			c.SetRequest(r.WithContext(v.NewContext(r, claims)))
 			return next(c)
 		}
 	}

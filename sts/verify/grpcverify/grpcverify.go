@@ -94,14 +94,15 @@ func (g *Guard) admit(ctx context.Context, method string) (context.Context, erro
 		g.log.Warn("a call was refused", "method", method, "reason", "the method is not in the configuration")
 		return nil, status.Error(codes.PermissionDenied, "access_denied")
 	}
-	claims, err := g.verifier.VerifyRequest(requestOf(ctx, method))
+	r := requestOf(ctx, method)
+	claims, err := g.verifier.VerifyRequest(r)
 	if err == nil {
 		err = claims.RequireScope(scopes...)
 	}
 	if err != nil {
 		return nil, g.refuse(method, err)
 	}
-	return g.verifier.NewContext(ctx, claims), nil
+	return g.verifier.NewContext(r, claims), nil
 }
 
 // requestOf is the HTTP request that a call is (gRPC over HTTP/2: a POST of the method's name), as far as verifying needs it: the
