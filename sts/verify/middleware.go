@@ -27,6 +27,15 @@ func (v *Verifier) RequireScope(scopes ...string) func(http.Handler) http.Handle
 	}
 }
 
+// Nonce is what a proof that was refused with [ReasonNonce] has to be made with (RFC 9449 9), for adapters that answer by
+// something else than [Verifier.Refuse]; "": Config.Nonces is not set.
+func (v *Verifier) Nonce() string {
+	if v.proofs == nil || v.proofs.nonces == nil {
+		return ""
+	}
+	return v.proofs.nonces.issue(v.cfg.Now())
+}
+
 // challenges are the values of WWW-Authenticate, made once.
 type challenges struct {
 	metadata string // the parameter resource_metadata (RFC 9728 5.1); "": none
@@ -98,8 +107,8 @@ func (v *Verifier) answer(h http.Header, e *Error) int {
 	case ReasonProof:
 		proof(`error="invalid_dpop_proof"`)
 	case ReasonNonce:
-		if v.proofs != nil && v.proofs.nonces != nil {
-			h.Set("DPoP-Nonce", v.proofs.nonces.issue(v.cfg.Now()))
+		if nonce := v.Nonce(); nonce != "" {
+			h.Set("DPoP-Nonce", nonce)
 		}
 		proof(`error="use_dpop_nonce"`)
 	default:

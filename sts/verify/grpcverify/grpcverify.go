@@ -100,7 +100,7 @@ func (g *Guard) admit(ctx context.Context, method string) (context.Context, erro
 		err = claims.RequireScope(scopes...)
 	}
 	if err != nil {
-		return nil, g.refuse(method, err)
+		return nil, g.refuse(ctx, method, err)
 	}
 	return g.verifier.NewContext(r, claims), nil
 }
@@ -123,8 +123,9 @@ func requestOf(ctx context.Context, method string) *http.Request {
 	return r.WithContext(ctx)
 }
 
-// refuse makes the status: the standard word and nothing else. The reason goes to the log.
-func (g *Guard) refuse(method string, err error) error {
+// refuse makes the status: the standard word and nothing else. The reason goes to the log. A nonce that
+// a proof has to be made with is in the response's header metadata.
+func (g *Guard) refuse(ctx context.Context, method string, err error) error {
 	var e *verify.Error
 	if !errors.As(err, &e) {
 		e = &verify.Error{Msg: "the call could not be verified", Err: err}
@@ -139,6 +140,11 @@ func (g *Guard) refuse(method string, err error) error {
 		return status.Error(codes.Unauthenticated, "a token is needed")
 	case e.Reason == verify.ReasonRequest:
 		return status.Error(codes.InvalidArgument, "invalid_request")
+	case e.Reason == verify.ReasonNonce:
+		if err := grpc.SetHeader(ctx, metadata.Pairs("dpop-nonce", g.verifier.Nonce())); err != nil {
+			g.log.Warn("a nonce could not be sent", "method", method, "error", err)
+		}
+		return status.Error(codes.Unauthenticated, "use_dpop_nonce")
 	case e.Reason == verify.ReasonProof:
 		return status.Error(codes.Unauthenticated, "invalid_dpop_proof")
 	}
