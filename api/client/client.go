@@ -44,6 +44,10 @@ type Config struct {
 	// connection of `join`, which knows the root by its fingerprint only.
 	TLS *tls.Config
 
+	// Date is told of every answer the time that the server says it is (RFC 9110 6.6.1), to the second: for
+	// comparing clocks. It must not block.
+	Date func(time.Time)
+
 	Timeout time.Duration // of one call, but not of FollowAudit and VerifyAudit; default 30 s
 }
 
@@ -52,12 +56,13 @@ type Client struct {
 	http    *http.Client
 	base    string
 	timeout time.Duration
+	date    func(time.Time)
 	own     string // Client-Cert (RFC 9440) with the identity's certificate; "" without one
 }
 
 // New checks the configuration; it opens no connection.
 func New(cfg Config) (*Client, error) {
-	c := &Client{timeout: cfg.Timeout}
+	c := &Client{timeout: cfg.Timeout, date: cfg.Date}
 	if c.timeout == 0 {
 		c.timeout = 30 * time.Second
 	}
@@ -230,6 +235,11 @@ func (c *Client) send(ctx context.Context, rq call) (*http.Response, error) {
 			err = wrapped.Err
 		}
 		return nil, &UnreachableError{Method: rq.method, Path: rq.path, Err: err}
+	}
+	if c.date != nil {
+		if at, err := http.ParseTime(response.Header.Get("Date")); err == nil {
+			c.date(at)
+		}
 	}
 	if response.StatusCode/100 != 2 {
 		defer response.Body.Close()

@@ -36,7 +36,7 @@ COUNTERSIGN_JOIN_FILE names a file with it (better than an argument: other users
 			if err != nil {
 				return err
 			}
-			j, err := parseJoin(text)
+			j, err := client.ParseJoin(text)
 			if err != nil {
 				return &failure{Exit: exitLocal, What: "this is no join string", Why: err.Error(),
 					Next: "an operator makes one with `countersign join-token create SERVICE`"}
@@ -55,19 +55,19 @@ func (a *app) joinText(args []string) (string, error) {
 	file := os.Getenv("COUNTERSIGN_JOIN_FILE")
 	switch {
 	case len(args) == 1 && args[0] == "-":
-		body, err := a.readInput("-", maxJoinString+1)
+		body, err := a.readInput("-", client.MaxJoinString+1)
 		return strings.TrimSpace(string(body)), err
 	case len(args) == 1:
 		return args[0], nil
 	case file != "":
-		body, err := readFile(file, maxJoinString+1)
+		body, err := readFile(file, client.MaxJoinString+1)
 		return strings.TrimSpace(string(body)), err
 	}
 	return "", &failure{Exit: exitLocal, What: "which join string?", Why: "neither an argument nor COUNTERSIGN_JOIN_FILE names one",
 		Next: "countersign join 'STRING' --out DIR, or - for standard input, or COUNTERSIGN_JOIN_FILE"}
 }
 
-func (a *app) join(ctx context.Context, j joinString, out string, r renewal) error {
+func (a *app) join(ctx context.Context, j client.JoinString, out string, r renewal) error {
 	if err := checkOut(out); err != nil {
 		return err
 	}
@@ -75,14 +75,14 @@ func (a *app) join(ctx context.Context, j joinString, out string, r renewal) err
 	if err != nil {
 		return err
 	}
-	c, err := client.New(client.Config{URL: j.URL, TLS: pinnedConfig(j)})
+	c, err := client.New(client.Config{URL: j.URL, TLS: client.PinnedTLS(j)})
 	if err != nil {
 		return err
 	}
 	defer c.Close()
 	cert, err := c.Join(ctx, j.Token, wire.CertificateRequest{CSR: string(csr), TTL: countersign.Duration(r.ttl)})
-	if errors.Is(err, errNotAuthority) {
-		return &failure{Exit: exitDenied, What: errNotAuthority.Error(), Why: err.Error() + "; nothing was sent", err: err,
+	if errors.Is(err, client.ErrNotAuthority) {
+		return &failure{Exit: exitDenied, What: client.ErrNotAuthority.Error(), Why: err.Error() + "; nothing was sent", err: err,
 			Next: "check the address; if it is right, somebody may be in between: ask for a new token over another way"}
 	}
 	if err != nil {
@@ -99,7 +99,7 @@ func (a *app) join(ctx context.Context, j joinString, out string, r renewal) err
 
 // pinnedRoots demands that the roots of the answer hold the pinned one: the connection was verified by it, so anything
 // else would be a fault of the daemon's, and would lock the service out at its next call.
-func pinnedRoots(cert wire.Certificate, j joinString) error {
+func pinnedRoots(cert wire.Certificate, j client.JoinString) error {
 	roots, err := parseCertificates([]byte(cert.Roots))
 	if err != nil {
 		return badAnswer(fmt.Errorf("its roots: %w", err))

@@ -265,11 +265,11 @@ func (w *worker) enrol(ctx context.Context) error {
 }
 
 func (w *worker) enrolWith(ctx context.Context, token wire.JoinToken) error {
-	j, err := parseJoin(token.Join)
+	j, err := client.ParseJoin(token.Join)
 	if err != nil {
 		return err
 	}
-	c, err := client.New(client.Config{URL: j.URL, TLS: pinnedConfig(j)})
+	c, err := client.New(client.Config{URL: j.URL, TLS: client.PinnedTLS(j)})
 	if err != nil {
 		return err
 	}

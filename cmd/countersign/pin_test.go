@@ -10,7 +10,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/hex"
 	"errors"
 	"io"
 	"math/big"
@@ -19,60 +18,12 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"path/filepath"
-	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/countersign/countersign/api/client"
 )
-
-func TestParseJoin(t *testing.T) {
-	fingerprint := strings.Repeat("0a", 32)
-	good := "https://ca.internal:8443#abc234." + fingerprint
-	j, err := parseJoin(good)
-	if err != nil || j.URL != "https://ca.internal:8443" || j.Host != "ca.internal" || j.Token != "abc234" || hex.EncodeToString(j.Fingerprint[:]) != fingerprint {
-		t.Fatalf("got %+v, %v", j, err)
-	}
-	if j, err := parseJoin("https://[::1]:8443#abc." + fingerprint); err != nil || j.Host != "::1" {
-		t.Errorf("an IPv6 address: %+v, %v", j, err)
-	}
-	for name, s := range map[string]string{
-		"empty":               "",
-		"no fragment":         "https://ca.internal:8443",
-		"no TLS":              strings.Replace(good, "https", "http", 1),
-		"a path":              "https://ca.internal:8443/x#abc." + fingerprint,
-		"a query":             "https://ca.internal:8443?x#abc." + fingerprint,
-		"a user":              "https://u@ca.internal:8443#abc." + fingerprint,
-		"no host":             "https://:8443#abc." + fingerprint,
-		"no token":            "https://ca.internal:8443#." + fingerprint,
-		"no fingerprint":      "https://ca.internal:8443#abc",
-		"short fingerprint":   good[:len(good)-1],
-		"upper fingerprint":   "https://ca.internal:8443#abc." + strings.ToUpper(fingerprint),
-		"token of other text": "https://ca.internal:8443#abc%0d%0a." + fingerprint,
-		"too long":            "https://ca.internal:8443#" + strings.Repeat("a", maxJoinString) + "." + fingerprint,
-	} {
-		if _, err := parseJoin(s); err == nil {
-			t.Errorf("%s: %q is read", name, s)
-		} else if strings.Contains(err.Error(), "abc") {
-			t.Errorf("%s: the error holds the token: %v", name, err)
-		}
-	}
-}
-
-func FuzzParseJoin(f *testing.F) {
-	f.Add("https://ca.internal:8443#abc." + strings.Repeat("0a", 32))
-	f.Add("https://[::1]#a." + strings.Repeat("ff", 32))
-	f.Add("#.")
-	f.Fuzz(func(t *testing.T, s string) {
-		j, err := parseJoin(s)
-		if err != nil {
-			return
-		}
-		again, err := parseJoin(j.URL + "#" + j.Token + "." + hex.EncodeToString(j.Fingerprint[:]))
-		if err != nil || again != j {
-			t.Errorf("%q reads as %+v, which reads as %+v, %v", s, j, again, err)
-		}
-	})
-}
 
 // testCert makes a certificate; a nil parent makes it self-signed.
 func testCert(t *testing.T, template x509.Certificate, parent *x509.Certificate, parentKey crypto.Signer) (*x509.Certificate, crypto.Signer) {
@@ -155,7 +106,7 @@ func TestJoinManInTheMiddle(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			j := joinString{URL: "https://localhost:" + port, Host: "localhost", Token: "secrettoken", Fingerprint: sha256.Sum256(root.Raw)}
+			j := client.JoinString{URL: "https://localhost:" + port, Host: "localhost", Token: "secrettoken", Fingerprint: sha256.Sum256(root.Raw)}
 			a := &app{out: io.Discard, err: io.Discard, output: "table"}
 			err = a.join(context.Background(), j, filepath.Join(t.TempDir(), "id"), renewal{alg: "P-256"})
 			if c.good {
@@ -168,7 +119,7 @@ func TestJoinManInTheMiddle(t *testing.T) {
 				t.Error("something was sent")
 			}
 			var f *failure
-			if !errors.As(err, &f) || f.What != errNotAuthority.Error() || f.Exit != exitDenied {
+			if !errors.As(err, &f) || f.What != client.ErrNotAuthority.Error() || f.Exit != exitDenied {
 				t.Errorf("got %v", err)
 			}
 		})
