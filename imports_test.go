@@ -28,6 +28,7 @@ func walls() map[string][]string {
 		"storage/keyring":        {".", "storage", "storage/audit"},
 		"ca":                     {".", "storage", "storage/audit", "storage/keyring"},
 		"ca/identity":            {"."},
+		"ca/mtls":                {".", "api/wire", "api/client", "ca/identity", "sts/verify"},
 		"sts/jwt":                {"."},
 		"sts":                    {".", "storage", "storage/audit", "storage/keyring", "sts/jwt"},
 		"sts/review":             {".", "sts", "storage/audit"},

@@ -48,6 +48,8 @@ type Config struct {
 	// comparing clocks. It must not block.
 	Date func(time.Time)
 
+	Now func() time.Time // by which certificates are judged; nil: time.Now. Not with TLS
+
 	Timeout time.Duration // of one call, but not of FollowAudit and VerifyAudit; default 30 s
 }
 
@@ -140,6 +142,7 @@ func tlsConfig(cfg Config) (*tls.Config, error) {
 	config := &tls.Config{
 		MinVersion:       tls.VersionTLS13,
 		RootCAs:          roots,
+		Time:             cfg.Now,
 		VerifyConnection: func(state tls.ConnectionState) error { return VerifyAuthority(state, authority) },
 	}
 	if cfg.Identity != nil {

@@ -45,9 +45,7 @@ type info struct {
 // same ca.crt.
 func render(b Bundle, id countersign.ID) ([]file, error) {
 	leaf := b.Chain[0]
-	roots := slices.Clone(b.Roots)
-	slices.SortFunc(roots, func(x, y *x509.Certificate) int { return cmp.Compare(alias(x), alias(y)) })
-	roots = slices.CompactFunc(roots, (*x509.Certificate).Equal)
+	roots := sortRoots(b.Roots)
 
 	key, err := x509.MarshalPKCS8PrivateKey(b.Key)
 	if err != nil {
@@ -76,6 +74,12 @@ func render(b Bundle, id countersign.ID) ([]file, error) {
 		{TrustStoreFile, publicMode, trustStore},
 		{InfoFile, publicMode, append(about, '\n')},
 	}, nil
+}
+
+func sortRoots(roots []*x509.Certificate) []*x509.Certificate {
+	sorted := slices.Clone(roots)
+	slices.SortFunc(sorted, func(x, y *x509.Certificate) int { return cmp.Compare(alias(x), alias(y)) })
+	return slices.CompactFunc(sorted, (*x509.Certificate).Equal)
 }
 
 // stores makes the PKCS#12 files in the one form that Java 17 loads whole (seen: an empty password or two roots under

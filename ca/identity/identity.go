@@ -17,6 +17,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/countersign/countersign"
@@ -56,6 +57,26 @@ type Identity struct {
 	Key         crypto.Signer
 	Chain       []*x509.Certificate
 	Roots       []*x509.Certificate
+}
+
+// New makes an identity of a bundle, in memory: what Write would write, and with the same checks.
+func New(b Bundle) (*Identity, error) {
+	id, err := check(b.Key, b.Chain, b.Roots)
+	if err != nil {
+		return nil, err
+	}
+	leaf := b.Chain[0]
+	return &Identity{
+		ID: id, Serial: serialText(leaf), Server: b.Server, NotBefore: leaf.NotBefore, NotAfter: leaf.NotAfter,
+		RenewAfter: b.RenewAfter, RenewBefore: b.RenewBefore, Key: b.Key, Chain: slices.Clone(b.Chain), Roots: sortRoots(b.Roots),
+	}, nil
+}
+
+// Bundle is what Write makes this identity of again.
+func (i *Identity) Bundle() Bundle {
+	return Bundle{
+		Key: i.Key, Chain: i.Chain, Roots: i.Roots, Server: i.Server, RenewAfter: i.RenewAfter, RenewBefore: i.RenewBefore,
+	}
 }
 
 // TLS is the identity as crypto/tls takes it, for servers and clients.

@@ -114,6 +114,9 @@ func parse(s sources) (*Identity, error) {
 	}, nil
 }
 
+// ParseCertificates reads PEM certificates, and nothing else.
+func ParseCertificates(b []byte) ([]*x509.Certificate, error) { return parseCerts(b) }
+
 // parseCerts reads certificates; a PEM block of another type is an error.
 func parseCerts(b []byte) ([]*x509.Certificate, error) {
 	var certs []*x509.Certificate

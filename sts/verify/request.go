@@ -54,6 +54,7 @@ type inContext struct {
 	by     *Verifier
 	claims *Claims
 	sum    [sha256.Size]byte
+	token  string // the one that was verified; "": not known
 }
 
 // NewContext is the context of r with the claims that v returned for r, for [FromContext]. Middleware does this; it is exported
@@ -63,6 +64,9 @@ func (v *Verifier) NewContext(r *http.Request, claims *Claims) context.Context {
 	in := inContext{claims: claims}
 	if ok {
 		in.by, in.sum = v, sum
+		if _, token, err := credential(r.Header); err == nil {
+			in.token = token
+		}
 	}
 	return context.WithValue(r.Context(), contextKey{}, in)
 }
@@ -80,6 +84,13 @@ func sumOf(h http.Header) (sum [sha256.Size]byte, ok bool) {
 func FromContext(ctx context.Context) (*Claims, bool) {
 	in, ok := ctx.Value(contextKey{}).(inContext)
 	return in.claims, ok && in.claims != nil
+}
+
+// TokenFromContext finds the token itself, for who exchanges it for one for the next hop. It is secret, and good for nobody
+// but its audience: it is never passed on as it is. false: no middleware has verified the request.
+func TokenFromContext(ctx context.Context) (string, bool) {
+	in, ok := ctx.Value(contextKey{}).(inContext)
+	return in.token, ok && in.claims != nil && in.token != ""
 }
 
 func (v *Verifier) passed(r *http.Request) (*Claims, bool) {

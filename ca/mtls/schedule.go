@@ -1,0 +1,90 @@
+package mtls
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"math/rand/v2"
+	"time"
+)
+
+// The schedule is pure: times in, times out (research/workload.md 2.2).
+const (
+	firstFraction = 0.50 // of the lifetime: the window in which to renew when the authority names none
+	lastFraction  = 0.67
+	emergencyPart = 20 // below 1/20 of the lifetime left, no window counts
+
+	firstRetry = time.Second
+	longRetry  = 5 * time.Minute
+
+	// An identity that is over is asked for at intervals of overLeast to overMost, however long it lasts: when the
+	// authority returns after hours, each of a fleet is back within a minute, and they come spread over it.
+	overLeast = 40 * time.Second
+	overMost  = 50 * time.Second
+
+	firstLeft = emergencyPart * overLeast // for who never had a certificate: retries of 1 s to overLeast
+
+	recheck  = 30 * time.Second // the wall clock is looked at so often: machines sleep, clocks are set
+	watching = time.Second      // Dir is looked at so often by a ReadOnly source
+
+	skewSaid = 30 * time.Second // from here on clocks differ enough to be told
+)
+
+// window is the time in which to renew: the authority's, when it names one within the certificate's life.
+func window(notBefore, notAfter, after, before time.Time) (time.Time, time.Time) {
+	if !after.IsZero() && !before.Before(after) && !after.Before(notBefore) && before.Before(notAfter) {
+		return after, before
+	}
+	life := notAfter.Sub(notBefore)
+	return notBefore.Add(part(life, firstFraction)), notBefore.Add(part(life, lastFraction))
+}
+
+func part(d time.Duration, f float64) time.Duration { return time.Duration(float64(d) * f) }
+
+// renewAt draws the time of the renewal: uniform in the window, seeded by the serial alone, so that neither a restart nor
+// another look draws again. (Drawing at each look makes the earliest draw win, and a fleet renew all at once.) It is never
+// later than 1/20 of the lifetime before the end.
+func renewAt(serial string, notBefore, notAfter, after, before time.Time) time.Time {
+	from, to := window(notBefore, notAfter, after, before)
+	at := from.Add(part(to.Sub(from), unit(serial)))
+	if last := emergency(notBefore, notAfter); at.After(last) {
+		return last
+	}
+	return at
+}
+
+// emergency is when 1/20 of the lifetime is left.
+func emergency(notBefore, notAfter time.Time) time.Time {
+	return notAfter.Add(-notAfter.Sub(notBefore) / emergencyPart)
+}
+
+// unit maps a serial to [0, 1).
+func unit(serial string) float64 {
+	sum := sha256.Sum256([]byte("countersign renewal " + serial))
+	return float64(binary.BigEndian.Uint64(sum[:8])>>11) / (1 << 53)
+}
+
+// retry is how long to wait after a failure: decorrelated jitter from 1 s to min(5 min, left/20), where left is the
+// certificate's remaining life. u is uniform in [0, 1), last is the wait before (0: none).
+func retry(last, left time.Duration, u float64) time.Duration {
+	if left <= 0 {
+		return overLeast + part(overMost-overLeast, u)
+	}
+	most := min(longRetry, max(left/emergencyPart, firstRetry))
+	next := firstRetry + part(max(3*max(last, firstRetry), firstRetry)-firstRetry, u)
+	return min(next, most)
+}
+
+// afterBusy is how long to wait when the authority named a time: one try per window, at a random point of the next one, so
+// that those who were told the same do not come back together. An authority that names hours is not let outlast the
+// certificate.
+func afterBusy(named, left time.Duration, u float64) time.Duration {
+	most := longRetry
+	if left > 0 {
+		most = max(left/2, firstRetry)
+	}
+	named = min(named, most)
+	return named + part(named, u)
+}
+
+// random is the u of the functions above.
+func random() float64 { return rand.Float64() }
