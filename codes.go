@@ -33,6 +33,7 @@ const (
 	CodeProxyAlone       Code = "CS1019"
 	CodeRateIdentity     Code = "CS1020"
 	CodeRateAddress      Code = "CS1021"
+	CodeWaiters          Code = "CS1022"
 	CodeStopping         Code = "CS1030"
 	CodeTimeout          Code = "CS1031"
 	CodeClock            Code = "CS1032"
@@ -50,6 +51,7 @@ const (
 	CodeKeyRevoked       Code = "CS2022"
 	CodeIssuerExpiring   Code = "CS2030"
 	CodeReason           Code = "CS2031"
+	CodeRevokedMany      Code = "CS2040"
 	CodeClient           Code = "CS3001"
 	CodeClientMismatch   Code = "CS3002"
 	CodeGrantType        Code = "CS3003"
@@ -166,6 +168,8 @@ func Codes() []CodeInfo {
 			"slow down; wait as Retry-After says"},
 		{CodeRateAddress, Limited, oauthNotNow, "this address sends more requests than limits.address allows",
 			"slow down; wait as Retry-After says"},
+		{CodeWaiters, Limited, "", "too many requests of this identity wait for a change already",
+			"ask without wait, every few seconds; or look for who asks so often with this identity"},
 		{CodeStopping, Unavailable, oauthNotNow, "the daemon is stopping",
 			"repeat in a moment"},
 		{CodeTimeout, Unavailable, oauthNotNow, "the request was not served in time",
@@ -200,6 +204,8 @@ func Codes() []CodeInfo {
 			"ask for a shorter lifetime; roll the intermediate over"},
 		{CodeReason, Invalid, "", "there is no such reason for a revocation",
 			"use a reason of RFC 5280 5.3.1, as keyCompromise or superseded"},
+		{CodeRevokedMany, Unavailable, "", "more certificates of a service's callers are revoked than it can be told of",
+			"let them expire; disable the service whose certificates were revoked, or give it shorter ones"},
 		{CodeClient, Unauthenticated, oauthClient, "the client is no service of the policy in force",
 			"use the certificate of a service that stands in the policy"},
 		{CodeClientMismatch, Unauthenticated, oauthClient, "client_id, certificate and client assertion do not name one client",

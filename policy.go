@@ -62,6 +62,7 @@ type Policy struct {
 	serviceByNS map[string]*Service // by DNS name
 	callBy      map[[2]string]*Call
 	callsFrom   map[string][]*Call
+	callsTo     map[string][]*Call
 }
 
 // Issuer is an external OIDC or OAuth issuer whose user tokens are accepted as subject tokens.
@@ -168,6 +169,7 @@ func NewPolicy(version int, trustDomain string, issuers []Issuer, services []Ser
 		serviceByNS: make(map[string]*Service),
 		callBy:      make(map[[2]string]*Call, len(calls)),
 		callsFrom:   make(map[string][]*Call),
+		callsTo:     make(map[string][]*Call),
 	}
 	for i := range issuers {
 		p.issuerByURL[issuers[i].URL] = &issuers[i]
@@ -182,6 +184,7 @@ func NewPolicy(version int, trustDomain string, issuers []Issuer, services []Ser
 		c := &calls[i]
 		p.callBy[[2]string{c.From, c.To}] = c
 		p.callsFrom[c.From] = append(p.callsFrom[c.From], c)
+		p.callsTo[c.To] = append(p.callsTo[c.To], c)
 	}
 	return p
 }
@@ -228,6 +231,9 @@ func (p *Policy) Call(from, to string) (*Call, bool) {
 
 // CallsFrom are the edges that leave a service, in the document's order.
 func (p *Policy) CallsFrom(name string) []*Call { return p.callsFrom[name] }
+
+// CallsTo are the edges that lead to a service, in the document's order.
+func (p *Policy) CallsTo(name string) []*Call { return p.callsTo[name] }
 
 // AudiencesFor are the audiences by which service takes tokens of the issuer named issuer; none: it does not.
 func (s *Service) AudiencesFor(issuer string) []string {

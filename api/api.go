@@ -67,6 +67,8 @@ type Server struct {
 	addresses     *buckets
 	rooms         rooms
 	metrics       metrics
+	callersBook   callersBook
+	waiters       waiters
 	stop          sync.Once
 	stopping      chan struct{}
 }
@@ -90,12 +92,13 @@ func New(cfg Config) (*Server, error) {
 		cfg.Now = time.Now
 	}
 	s := &Server{
-		Config:     cfg,
-		uid:        os.Getuid(),
-		identities: newBuckets(cfg.Limits.Identity),
-		addresses:  newBuckets(cfg.Limits.Address),
-		rooms:      newRooms(),
-		stopping:   make(chan struct{}),
+		Config:      cfg,
+		uid:         os.Getuid(),
+		identities:  newBuckets(cfg.Limits.Identity),
+		addresses:   newBuckets(cfg.Limits.Address),
+		rooms:       newRooms(),
+		callersBook: callersBook{ca: cfg.CA, changed: cfg.Policy.Changed},
+		stopping:    make(chan struct{}),
 	}
 	if s.metrics, err = newMetrics(cfg.Registry); err != nil {
 		return nil, err

@@ -26,13 +26,13 @@ func byRole(service bool, role countersign.Role) func(auth) countersign.Code {
 		switch a {
 		case authPublic, authLogout, authJoin:
 			return ""
-		case authClient, authIntrospect, authServiceOrOperator:
+		case authClient, authIntrospect, authServiceOrOperator, authService:
 			if service {
 				return ""
 			}
 		}
 		switch {
-		case a == authClient, service:
+		case a == authClient, a == authService, service:
 			return countersign.CodeWrongCredential
 		case role < a.role():
 			return countersign.CodeRole
@@ -177,8 +177,8 @@ func TestAuthorise(t *testing.T) {
 	}{
 		{"nobody", countersign.Caller{}, nil},
 		{"nobody with a role", countersign.Caller{Role: countersign.RoleAdmin}, nil},
-		{"service", countersign.Caller{Method: countersign.ByCertificate, ID: service}, []auth{authClient, authJoin, authIntrospect, authServiceOrOperator}},
-		{"service with a role", countersign.Caller{Method: countersign.ByCertificate, ID: service, Role: countersign.RoleAdmin}, []auth{authClient, authJoin, authIntrospect, authServiceOrOperator}},
+		{"service", countersign.Caller{Method: countersign.ByCertificate, ID: service}, []auth{authClient, authJoin, authService, authIntrospect, authServiceOrOperator}},
+		{"service with a role", countersign.Caller{Method: countersign.ByCertificate, ID: service, Role: countersign.RoleAdmin}, []auth{authClient, authJoin, authService, authIntrospect, authServiceOrOperator}},
 		{"service by assertion", countersign.Caller{Method: countersign.ByAssertion, ID: service}, []auth{authClient, authIntrospect}},
 		{"operator by assertion", countersign.Caller{Method: countersign.ByAssertion, ID: operator, Role: countersign.RoleAdmin}, nil},
 		{"joiner", countersign.Caller{Method: countersign.ByJoinToken, ID: service}, []auth{authJoin}},

@@ -30,10 +30,10 @@ func (s *Server) peer(c echo.Context, r route, nobody countersign.Caller) (peer 
 	return direct, true, nil
 }
 
-// stillPeer judges the certificate of caller again when the body is there: a sender may take half a minute for it, and what
-// was revoked or expired meanwhile must get nothing.
+// stillPeer judges the certificate of caller again, if it came with one: after a wait it may be revoked or expired, or may
+// no longer come through the proxy.
 func (s *Server) stillPeer(c echo.Context, r route, caller countersign.Caller) error {
-	if caller.Method != countersign.ByCertificate || r.body == 0 {
+	if caller.Method != countersign.ByCertificate {
 		return nil
 	}
 	leaf := c.Request().TLS.PeerCertificates[0]

@@ -21,6 +21,7 @@ const (
 	authPublic                 // nobody need say who he is; a credential that is no good counts as none
 	authClient                 // the certificate of a service, or its client assertion, as an OAuth client (RFC 8705, RFC 7523)
 	authJoin                   // a join token, or the certificate of a service or operator
+	authService                // the certificate of a service
 	authIntrospect             // as authClient, or the role viewer
 	authLogout                 // the logout token in the form, which the domain judges (OpenID Connect Back-Channel Logout 1.0, 2.5); else as authPublic
 	authServiceOrOperator      // the certificate of a service, which the domain judges; or the role operator
@@ -31,7 +32,7 @@ const (
 
 // String is the name in the table of routes.
 func (a auth) String() string {
-	return [...]string{"UNSET", "public", "client", "join", "client|viewer", "logout-token", "service|operator", "viewer", "operator", "admin"}[a]
+	return [...]string{"UNSET", "public", "client", "join", "service", "client|viewer", "logout-token", "service|operator", "viewer", "operator", "admin"}[a]
 }
 
 // byForm tells whether the credential may be a client assertion in the form (RFC 7521 4.2), so that the body is read before it
@@ -61,6 +62,7 @@ type request struct {
 	body   []byte
 	query  map[string]string // the route's parameters that were sent, none of them twice
 	form   url.Values        // of the routes whose authentication is byForm
+	still  func() error      // judges the client certificate of the request again, if it came with one
 }
 
 // route is a row of the table of routes.
@@ -77,7 +79,7 @@ type route struct {
 
 // socket tells whether the admin socket serves the route: not those that live on a proof which no socket carries.
 func (r route) socket() bool {
-	return r.auth != authClient && r.auth != authJoin && r.auth != authLogout
+	return r.auth != authClient && r.auth != authJoin && r.auth != authService && r.auth != authLogout
 }
 
 // strict tells whether parameters that the route doesn't know are refused. Documents at well-known places tolerate
@@ -135,6 +137,7 @@ func routes(issuerPath string) []route {
 		{method: post, path: "/v1/policy/simulate", auth: authViewer, body: policyBody, media: wire.YAML, query: []string{"last"}, handle: (*Server).simulate},
 		{method: get, path: "/v1/policy/suggestions", auth: authViewer, query: []string{"days"}, long: true, handle: (*Server).suggestions},
 		{method: get, path: "/v1/services", auth: authViewer, handle: (*Server).services},
+		{method: get, path: "/v1/callers", auth: authService, query: []string{"wait"}, handle: (*Server).callers},
 		{method: post, path: "/v1/services/:name/disable", auth: authOperator, body: smallBody, media: wire.JSON, handle: (*Server).disableService},
 		{method: post, path: "/v1/services/:name/enable", auth: authOperator, body: smallBody, media: wire.JSON, handle: (*Server).enableService},
 

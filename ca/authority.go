@@ -117,6 +117,9 @@ func Open(ctx context.Context, cfg Config) (*Authority, error) {
 	if err := a.settleAll(ctx); err != nil {
 		return nil, fmt.Errorf("settle what was open: %w", err)
 	}
+	if err := a.indexRevoked(ctx); err != nil {
+		return nil, fmt.Errorf("index what is revoked: %w", err)
+	}
 	return a, nil
 }
 

@@ -121,5 +121,9 @@ func (a *Authority) revocationOps(ctx context.Context, entry storage.Entry[Recor
 		key.Revoked = reason
 	}
 	putKey, err := keysTable().Put(record.SPKI, key, key.expires(), cond)
-	return []storage.Op{put, putKey}, err
+	if err != nil {
+		return nil, err
+	}
+	index, err := revokedOps(record, key)
+	return append(index, put, putKey), err
 }

@@ -178,8 +178,9 @@ type call struct {
 	mediaType    string
 	accept       string
 	header       http.Header
-	empty        bool // only 204 says that it is done: another server's 200 does not
-	long         bool // takes as long as it takes: only the caller's context ends it
+	empty        bool   // only 204 says that it is done: another server's 200 does not
+	known        string // the ETag of what the caller has: 304 is an answer too
+	long         bool   // takes as long as it takes: only the caller's context ends it
 }
 
 // do sends one call and decodes a JSON answer into out, unless out is nil.
@@ -202,20 +203,26 @@ func (c *Client) bytes(ctx context.Context, rq call) ([]byte, error) {
 		ctx, cancel = context.WithTimeout(ctx, c.timeout)
 		defer cancel()
 	}
-	response, err := c.send(ctx, rq)
-	if c.own != "" && isProxyAlone(err) {
-		rq.header = rq.header.Clone()
-		if rq.header == nil {
-			rq.header = http.Header{}
-		}
-		rq.header.Set("Client-Cert", c.own)
-		response, err = c.send(ctx, rq)
-	}
+	response, err := c.sendOwn(ctx, rq)
 	if err != nil {
 		return nil, err
 	}
 	defer response.Body.Close()
 	return readBody(response, rq)
+}
+
+// sendOwn sends one call, with the identity's certificate in a header if the daemon asks for that.
+func (c *Client) sendOwn(ctx context.Context, rq call) (*http.Response, error) {
+	response, err := c.send(ctx, rq)
+	if c.own == "" || !isProxyAlone(err) {
+		return response, err
+	}
+	rq.header = rq.header.Clone()
+	if rq.header == nil {
+		rq.header = http.Header{}
+	}
+	rq.header.Set("Client-Cert", c.own)
+	return c.send(ctx, rq)
 }
 
 // isProxyAlone tells whether the daemon takes the identity for a proxy that may speak for others, and did nothing before it
@@ -243,6 +250,9 @@ func (c *Client) send(ctx context.Context, rq call) (*http.Response, error) {
 		if at, err := http.ParseTime(response.Header.Get("Date")); err == nil {
 			c.date(at)
 		}
+	}
+	if rq.known != "" && response.StatusCode == http.StatusNotModified {
+		return response, nil
 	}
 	if response.StatusCode/100 != 2 {
 		defer response.Body.Close()
@@ -281,6 +291,9 @@ func (c *Client) request(ctx context.Context, rq call) (*http.Request, error) {
 	}
 	if rq.accept != "" {
 		request.Header.Set("Accept", rq.accept)
+	}
+	if rq.known != "" {
+		request.Header.Set("If-None-Match", rq.known)
 	}
 	for name, values := range rq.header {
 		request.Header[name] = values
