@@ -51,6 +51,8 @@ const (
 	CodeKeyRevoked       Code = "CS2022"
 	CodeIssuerExpiring   Code = "CS2030"
 	CodeReason           Code = "CS2031"
+	CodeNoRollback       Code = "CS2032"
+	CodeIssuerInUse      Code = "CS2033"
 	CodeRevokedMany      Code = "CS2040"
 	CodeClient           Code = "CS3001"
 	CodeClientMismatch   Code = "CS3002"
@@ -201,9 +203,13 @@ func Codes() []CodeInfo {
 		{CodeKeyRevoked, Denied, "", "this key stood in a certificate that is revoked",
 			"make a new key"},
 		{CodeIssuerExpiring, Unavailable, "", "the intermediate expires too soon to issue this certificate",
-			"ask for a shorter lifetime; roll the intermediate over"},
+			"roll the intermediate over: `countersign ca rotate intermediate`; until then ask for a shorter lifetime"},
 		{CodeReason, Invalid, "", "there is no such reason for a revocation",
 			"use a reason of RFC 5280 5.3.1, as keyCompromise or superseded"},
+		{CodeNoRollback, Conflict, "", "no older intermediate can sign again",
+			"go on with the present one, or rotate"},
+		{CodeIssuerInUse, Conflict, "", "the root or intermediate may not be retired yet",
+			"wait until its certificates are renewed; see `countersign ca status`"},
 		{CodeRevokedMany, Unavailable, "", "more certificates of a service's callers are revoked than it can be told of",
 			"let them expire; disable the service whose certificates were revoked, or give it shorter ones"},
 		{CodeClient, Unauthenticated, oauthClient, "the client is no service of the policy in force",

@@ -1,7 +1,6 @@
 package api
 
 import (
-	"crypto/x509"
 	"net/http"
 
 	"github.com/countersign/countersign"
@@ -103,8 +102,8 @@ func (s *Server) createJoinToken(rq *request) error {
 		return err
 	}
 	out := wire.JoinToken{Token: made.Secret, ID: made.ID, Service: made.Service, ExpiresAt: made.Expires.UTC()}
-	if roots := s.CA.Roots(); len(roots) > 0 { // the newest is the one that the daemon's chain ends with
-		out.Fingerprint = fingerprint(roots[len(roots)-1])
+	if roots := s.CA.Roots(); len(roots) > 0 { // the oldest: the daemon's chain leads to it also after a rollover
+		out.Fingerprint = fingerprint(roots[0])
 	}
 	if s.URL != "" {
 		out.Join = s.URL + "#" + out.Token + "." + out.Fingerprint
@@ -130,34 +129,4 @@ func (s *Server) addOperator(rq *request) error {
 		return err
 	}
 	return rq.answer(http.StatusCreated, s.issued(issued))
-}
-
-// authority describes the roots and intermediates.
-func (s *Server) authority(rq *request) error {
-	status, err := s.CA.Status(rq.Request().Context())
-	if err != nil {
-		return err
-	}
-	keyIDs := map[string]string{}
-	for _, issuer := range append(status.Roots, status.Intermediates...) {
-		keyIDs[issuer.Fingerprint] = issuer.KeyID
-	}
-	return rq.answer(http.StatusOK, wire.Authority{
-		TrustDomain:   s.TrustDomain,
-		Roots:         describe(s.CA.Roots(), keyIDs),
-		Intermediates: describe(s.CA.Intermediates(), keyIDs),
-	})
-}
-
-func describe(certs []*x509.Certificate, keyIDs map[string]string) []wire.AuthorityCertificate {
-	out := make([]wire.AuthorityCertificate, 0, len(certs))
-	for _, cert := range certs {
-		sum := fingerprint(cert)
-		out = append(out, wire.AuthorityCertificate{
-			Subject: cert.Subject.String(), Serial: cert.SerialNumber.Text(16), Fingerprint: sum,
-			NotBefore: cert.NotBefore.UTC(), NotAfter: cert.NotAfter.UTC(), KeyID: keyIDs[sum],
-			PEM: pemOf([]*x509.Certificate{cert}),
-		})
-	}
-	return out
 }

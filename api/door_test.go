@@ -424,7 +424,7 @@ func TestStatusAndAuthority(t *testing.T) {
 	if !status.Ready || status.Sealed || status.PolicyVersion != 1 || status.Services != 3 || status.Issuer != testIssuer || status.AuditSeq == 0 {
 		t.Errorf("the status is %+v", status)
 	}
-	authority, err := k.admin().Authority(t.Context())
+	authority, err := k.admin().Authority(t.Context(), false)
 	k.must(err)
 	if len(authority.Roots) != 1 || len(authority.Intermediates) != 1 || authority.Roots[0].Fingerprint != fingerprint(k.ca.Roots()[0]) || authority.Roots[0].KeyID == "" {
 		t.Errorf("the authority is %+v", authority)

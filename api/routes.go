@@ -127,7 +127,10 @@ func routes(issuerPath string) []route {
 		{method: post, path: "/v1/certificates/:serial/revoke", auth: authServiceOrOperator, body: smallBody, media: wire.JSON, handle: (*Server).revoke},
 		{method: post, path: "/v1/join-tokens", auth: authOperator, body: smallBody, media: wire.JSON, handle: (*Server).createJoinToken},
 		{method: post, path: "/v1/operators", auth: authAdmin, body: csrBody, media: wire.JSON, handle: (*Server).addOperator},
-		{method: get, path: "/v1/authority", auth: authViewer, handle: (*Server).authority},
+		{method: get, path: "/v1/authority", auth: authViewer, query: []string{"holders"}, long: true, handle: (*Server).authority},
+		{method: post, path: "/v1/authority/rotations", auth: authOperator, body: smallBody, media: wire.JSON, handle: (*Server).rotateAuthority},
+		{method: post, path: "/v1/authority/rollback", auth: authAdmin, handle: (*Server).rollbackAuthority},
+		{method: post, path: "/v1/authority/:serial/retire", auth: authAdmin, long: true, handle: (*Server).retireAuthority},
 
 		{method: get, path: "/v1/policy", auth: authViewer, query: []string{"version"}, handle: (*Server).policyDocument},
 		{method: put, path: "/v1/policy", auth: authAdmin, body: policyBody, media: wire.YAML, query: []string{"dry_run"}, handle: (*Server).applyPolicy},

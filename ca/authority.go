@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"net"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -34,6 +36,7 @@ type Config struct {
 	ServerTTL       time.Duration // the daemon's own certificate, default 7 d
 	IntermediateTTL time.Duration // default 365 d
 	RootTTL         time.Duration // default 3650 d
+	RootLead        time.Duration // from publishing a new root to signing with it; 0: the longest life of a leaf + 73 h
 	JoinTTL         time.Duration // of join tokens unless asked for; 1 min to 24 h, default 10 min
 
 	Registerer prometheus.Registerer // nil: metrics are counted and shown nowhere
@@ -87,11 +90,15 @@ type Authority struct {
 	cfg     Config
 	dns     []string // of cfg.DNS
 	ips     []net.IP // of cfg.DNS
-	issuers issuers  // never changes after Open
+	issuers atomic.Pointer[issuers]
 	metrics *metrics
 	chains  chainCache
 	judged  judged
 	flights flights
+
+	rolling sync.Mutex // one change of the authority's own certificates at a time
+	heldMu  sync.Mutex
+	held    map[string]time.Time // by intermediate, when the last certificate of it ends; guarded by heldMu
 }
 
 // Open reads the authority that [Init] made and settles what a crash left open: see [Authority.Run].
@@ -108,10 +115,10 @@ func Open(ctx context.Context, cfg Config) (*Authority, error) {
 		}
 		a.dns = append(a.dns, strings.ToLower(name))
 	}
-	if a.issuers, err = loadIssuers(ctx, cfg); err != nil {
+	if a.metrics, err = newMetrics(cfg.Registerer); err != nil {
 		return nil, err
 	}
-	if a.metrics, err = newMetrics(cfg.Registerer, a.issuers); err != nil {
+	if err := a.reload(ctx); err != nil {
 		return nil, err
 	}
 	if err := a.settleAll(ctx); err != nil {
@@ -123,39 +130,31 @@ func Open(ctx context.Context, cfg Config) (*Authority, error) {
 	return a, nil
 }
 
-// Roots are the trust anchors.
-func (a *Authority) Roots() []*x509.Certificate { return certificates(a.issuers.roots) }
+// reload reads the authority's own certificates anew.
+func (a *Authority) reload(ctx context.Context) error {
+	s, err := loadIssuers(ctx, a.cfg)
+	if err != nil {
+		return err
+	}
+	a.issuers.Store(s)
+	a.chains.clear() // what was verified may have hung on one that is retired
+	a.metrics.show(s)
+	return nil
+}
 
-// Intermediates are the certificates that sign leaves.
+// Roots are the trust anchors, oldest first. The daemon's chain leads to each of them, since a new root is certified by
+// the older ones.
+func (a *Authority) Roots() []*x509.Certificate {
+	return certificates(a.issuers.Load().published(ProfileRoot))
+}
+
+// Intermediates are the certificates that sign leaves, signed them or are to sign them, oldest first.
 func (a *Authority) Intermediates() []*x509.Certificate {
-	return certificates(a.issuers.intermediates)
+	return certificates(a.issuers.Load().published(ProfileIntermediate))
 }
 
-// Issuer is a signing certificate as [Status] shows it.
-type Issuer struct {
-	Subject     string    `json:"subject"`
-	Fingerprint string    `json:"fingerprint"` // lower-case hex SHA-256 of the certificate
-	NotBefore   time.Time `json:"not_before"`
-	NotAfter    time.Time `json:"not_after"`
-	KeyID       string    `json:"key_id"` // in the keyring
-}
-
-// Status is the state of the authority.
-type Status struct {
-	Roots         []Issuer `json:"roots"`
-	Intermediates []Issuer `json:"intermediates"`
-	Issued        uint64   `json:"issued"` // by this process
-	Denied        uint64   `json:"denied"` // by this process
-}
-
-// Status tells what signs, until when, and how much was done since the start. Its cost does not grow with the inventory.
-func (a *Authority) Status(context.Context) (Status, error) {
-	s := Status{Issued: a.metrics.issuedCount.Load(), Denied: a.metrics.deniedCount.Load()}
-	for _, i := range a.issuers.roots {
-		s.Roots = append(s.Roots, i.describe())
-	}
-	for _, i := range a.issuers.intermediates {
-		s.Intermediates = append(s.Intermediates, i.describe())
-	}
-	return s, nil
+// Signing is the intermediate that signs leaves now.
+func (a *Authority) Signing() *x509.Certificate {
+	i, _ := a.issuers.Load().signing(a.cfg.Now())
+	return i.cert
 }

@@ -51,19 +51,22 @@ type operatorDetail struct {
 	Serial string `json:"serial"`
 }
 
-const howInit = "init"
+const (
+	howInit     = "init"
+	howRotation = "rotation"
+)
 
-func authorityIntent(by countersign.Caller, p Profile, t checkedTBS, notAfter time.Time) audit.Event {
+func authorityIntent(by countersign.Caller, p Profile, how string, t checkedTBS, notAfter time.Time) audit.Event {
 	return audit.Event{
 		Type: eventIntent, Outcome: audit.Intent, By: by, Subject: t.serial,
-		Detail: certificateDetail{Profile: p, How: howInit, NotAfter: notAfter, TBS: t.digest()},
+		Detail: certificateDetail{Profile: p, How: how, NotAfter: notAfter, TBS: t.digest()},
 	}
 }
 
-func issuedEvent(by countersign.Caller, i issuer) audit.Event {
+func issuedEvent(by countersign.Caller, how string, i issuer) audit.Event {
 	return audit.Event{
-		Type: eventIssued, Outcome: audit.OK, By: by, Subject: serialText(i.cert.SerialNumber),
-		Detail: certificateDetail{Profile: i.role, How: howInit, NotAfter: i.cert.NotAfter, Fingerprint: fingerprint(i.cert)},
+		Type: eventIssued, Outcome: audit.OK, By: by, Subject: i.serial,
+		Detail: certificateDetail{Profile: i.Role, How: how, NotAfter: i.cert.NotAfter, Fingerprint: fingerprint(i.cert)},
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/x509"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/countersign/countersign"
@@ -172,7 +173,12 @@ func (a *Authority) fulfil(ctx context.Context, o order) (*Certificate, error) {
 	if err := a.cfg.Keys.Guard(); err != nil {
 		return nil, err
 	}
-	s, err := a.subject(o)
+	all := a.issuers.Load()
+	issuer, ok := all.signing(a.cfg.Now())
+	if !ok {
+		return nil, countersign.Errorf(countersign.CodeInternal, "no intermediate signs")
+	}
+	s, err := a.subject(o, issuer)
 	if err != nil {
 		return nil, err
 	}
@@ -188,7 +194,7 @@ func (a *Authority) fulfil(ctx context.Context, o order) (*Certificate, error) {
 	if err != nil {
 		return nil, countersign.Errorf(countersign.CodeInternal, "the certificate can't be made").Because(err)
 	}
-	signer, err := a.cfg.Keys.SignerByID(a.issuers.signing.keyID)
+	signer, err := a.cfg.Keys.SignerByID(issuer.KeyID)
 	if err != nil {
 		return nil, err
 	}
@@ -206,7 +212,9 @@ func (a *Authority) fulfil(ctx context.Context, o order) (*Certificate, error) {
 		return nil, countersign.Errorf(countersign.CodeInternal, "the certificate can't be signed").Because(err)
 	}
 	record := newRecord(o, leaf, s.Issuer, a.cfg.Now())
-	repeat, err = a.commit(ctx, o, record, ops)
+	// An intermediate that was rolled back or retired in the meantime wins over what it signed.
+	fence := authoritiesTable().Check(issuer.serial, storage.Cond{Rev: issuer.rev})
+	repeat, err = a.commit(ctx, o, record, fence, ops)
 	if err != nil {
 		return nil, err
 	}
@@ -221,12 +229,12 @@ func (a *Authority) fulfil(ctx context.Context, o order) (*Certificate, error) {
 	}
 	a.flights.end(serial)
 	a.metrics.countIssued(o.profile, o.how)
-	return newCertificate(o.names.id, leaf, s.Issuer), nil
+	return newCertificate(o.names.id, leaf, all.chain(issuer)), nil
 }
 
 // subject is what the certificate of o will say.
-func (a *Authority) subject(o order) (Subject, error) {
-	parent := a.issuers.signing.cert
+func (a *Authority) subject(o order, by issuer) (Subject, error) {
+	parent := by.cert
 	notBefore, notAfter, err := validity(a.cfg.Now(), o.ttl, parent)
 	if err != nil {
 		return Subject{}, err
@@ -241,14 +249,15 @@ func (a *Authority) subject(o order) (Subject, error) {
 // commit makes the record durable together with everything that it depends on, or nothing. When somebody else changed
 // one of those records, they are judged anew: the one who lost the race for a join token with the same key gets the
 // serial of the winner's certificate as repeat. ErrUnknown is settled by reading the record, never by guessing.
-func (a *Authority) commit(ctx context.Context, o order, r Record, fences []storage.Op) (repeat string, err error) {
+func (a *Authority) commit(ctx context.Context, o order, r Record, issuer storage.Op, fences []storage.Op) (repeat string, err error) {
 	recording, err := recordOps(r)
+	recording = append(recording, issuer)
 	if err != nil {
 		a.abandon(ctx, o, r.Serial, "its record can't be encoded")
 		return "", countersign.Errorf(countersign.CodeInternal, "the certificate can't be recorded").Because(err)
 	}
 	for range maxTries {
-		_, err = a.cfg.Store.Apply(ctx, append(recording, fences...)...)
+		_, err = a.cfg.Store.Apply(ctx, slices.Concat(recording, fences)...)
 		if err == nil {
 			return "", nil
 		}

@@ -1,6 +1,8 @@
 package ca
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"crypto/x509"
@@ -8,42 +10,110 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/countersign/countersign"
 	"github.com/countersign/countersign/storage"
+	"github.com/countersign/countersign/storage/audit"
 	"github.com/countersign/countersign/storage/keyring"
 )
 
-// authorityRecord is a root or intermediate in the table of authorities, under its serial.
+// profileCross is the role of a root's key in a certificate by an older root. It is made as [ProfileRoot] is.
+const profileCross Profile = "cross"
+
+// authorityRecord is a certificate of the authority itself in the table of authorities, under its serial. What it may be
+// used for follows from its times and the clock, as with keys (adr/0002).
 type authorityRecord struct {
-	Role  Profile `json:"role"`
-	PEM   string  `json:"pem"`
-	KeyID string  `json:"key_id"`
+	Role      Profile   `json:"role"` // root, intermediate or cross
+	PEM       string    `json:"pem"`
+	KeyID     string    `json:"key_id"`
+	Made      time.Time `json:"made"`
+	SignsFrom time.Time `json:"signs_from,omitzero"` // of intermediates; zero: since they were made
+	Withdrawn time.Time `json:"withdrawn,omitzero"`  // of intermediates that were rolled back: they sign nothing since then
+	Retired   time.Time `json:"retired,omitzero"`    // neither published nor part of a chain since then; its key is gone
 }
 
 func authoritiesTable() storage.Table[authorityRecord] {
 	return storage.Table[authorityRecord]{Name: "authorities"}
 }
 
-// issuer is a signing certificate and the id of its key.
+// issuer is a certificate of the authority itself with what is recorded of it.
 type issuer struct {
-	role  Profile
-	cert  *x509.Certificate
-	keyID string
+	authorityRecord
+	cert   *x509.Certificate
+	serial string
+	rev    storage.Rev
 }
 
-func (i issuer) describe() Issuer {
-	return Issuer{
-		Subject: i.cert.Subject.String(), Fingerprint: fingerprint(i.cert),
-		NotBefore: i.cert.NotBefore, NotAfter: i.cert.NotAfter, KeyID: i.keyID,
+// issuers are all that are recorded, oldest first. They are read only: who changes something makes new ones.
+type issuers struct{ all []issuer }
+
+// published are those of a role that are not retired.
+func (s *issuers) published(role Profile) []issuer {
+	var of []issuer
+	for _, i := range s.all {
+		if i.Role == role && i.Retired.IsZero() {
+			of = append(of, i)
+		}
 	}
+	return of
 }
 
-// issuers are all signing certificates, and the one that signs leaves now.
-type issuers struct {
-	roots, intermediates []issuer
-	signing              issuer
+// signing is the intermediate that signs leaves at now: of those that may, the one that began last. It may have expired.
+func (s *issuers) signing(now time.Time) (issuer, bool) {
+	var found issuer
+	for _, i := range s.published(ProfileIntermediate) {
+		if !i.Withdrawn.IsZero() || now.Before(i.SignsFrom) {
+			continue
+		}
+		if found.cert == nil || !i.SignsFrom.Before(found.SignsFrom) {
+			found = i
+		}
+	}
+	return found, found.cert != nil
+}
+
+// pending is the intermediate that is to take over later.
+func (s *issuers) pending(now time.Time) (issuer, bool) {
+	for _, i := range s.published(ProfileIntermediate) {
+		if i.Withdrawn.IsZero() && now.Before(i.SignsFrom) {
+			return i, true
+		}
+	}
+	return issuer{}, false
+}
+
+// find is the one with the serial.
+func (s *issuers) find(serial string) (issuer, bool) {
+	for _, i := range s.all {
+		if i.serial == serial {
+			return i, true
+		}
+	}
+	return issuer{}, false
+}
+
+// rootOf is the root whose key signed the certificate.
+func (s *issuers) rootOf(cert *x509.Certificate) (issuer, bool) {
+	for _, i := range s.all {
+		if i.Role == ProfileRoot && bytes.Equal(i.cert.SubjectKeyId, cert.AuthorityKeyId) {
+			return i, true
+		}
+	}
+	return issuer{}, false
+}
+
+// chain is what comes after a leaf of i: i, and the root's key as older roots certified it, so that who trusts only those
+// can verify the leaf too.
+func (s *issuers) chain(i issuer) []*x509.Certificate {
+	chain := []*x509.Certificate{i.cert}
+	for _, cross := range s.published(profileCross) {
+		if bytes.Equal(cross.cert.SubjectKeyId, i.cert.AuthorityKeyId) {
+			chain = append(chain, cross.cert)
+		}
+	}
+	return chain
 }
 
 func certificates(of []issuer) []*x509.Certificate {
@@ -54,37 +124,32 @@ func certificates(of []issuer) []*x509.Certificate {
 	return certs
 }
 
-// loadIssuers reads the table of authorities. The intermediate that ends last signs.
-func loadIssuers(ctx context.Context, cfg Config) (issuers, error) {
-	var all issuers
+// loadIssuers reads the table of authorities.
+func loadIssuers(ctx context.Context, cfg Config) (*issuers, error) {
+	s := &issuers{}
 	for entry, err := range authoritiesTable().All(ctx, cfg.Store, "") {
 		if err != nil {
-			return issuers{}, fmt.Errorf("read the authorities: %w", err)
+			return nil, fmt.Errorf("read the authorities: %w", err)
 		}
 		cert, err := parseCertificate(entry.Value.PEM)
 		if err != nil {
-			return issuers{}, fmt.Errorf("read the authority %s: %w", entry.Key, err)
+			return nil, fmt.Errorf("read the authority %s: %w", entry.Key, err)
 		}
-		i := issuer{role: entry.Value.Role, cert: cert, keyID: entry.Value.KeyID}
-		switch i.role {
-		case ProfileRoot:
-			all.roots = append(all.roots, i)
-		case ProfileIntermediate:
-			all.intermediates = append(all.intermediates, i)
-			if all.signing.cert == nil || cert.NotAfter.After(all.signing.cert.NotAfter) {
-				all.signing = i
-			}
-		default:
-			return issuers{}, fmt.Errorf("the authority %s has the unknown role %q", entry.Key, i.role)
+		if !slices.Contains([]Profile{ProfileRoot, ProfileIntermediate, profileCross}, entry.Value.Role) {
+			return nil, fmt.Errorf("the authority %s has the unknown role %q", entry.Key, entry.Value.Role)
 		}
+		if len(cert.URIs) != 1 || cert.URIs[0].Host != cfg.TrustDomain {
+			return nil, fmt.Errorf("the store's certificate authority is not one of %s", cfg.TrustDomain)
+		}
+		s.all = append(s.all, issuer{authorityRecord: entry.Value, cert: cert, serial: entry.Key, rev: entry.Rev})
 	}
-	if len(all.roots) == 0 || all.signing.cert == nil {
-		return issuers{}, errors.New("the store holds no certificate authority: run `countersign init` first")
+	slices.SortStableFunc(s.all, func(a, b issuer) int {
+		return cmp.Or(a.Made.Compare(b.Made), cmp.Compare(a.serial, b.serial))
+	})
+	if _, ok := s.signing(cfg.Now()); !ok || len(s.published(ProfileRoot)) == 0 {
+		return nil, errors.New("the store holds no certificate authority: run `countersign init` first")
 	}
-	if got := all.signing.cert.URIs; len(got) != 1 || got[0].Host != cfg.TrustDomain {
-		return issuers{}, fmt.Errorf("the store's certificate authority is not one of %s", cfg.TrustDomain)
-	}
-	return all, nil
+	return s, nil
 }
 
 // Init makes the keys and certificates of root and intermediate. A store that has an authority is refused.
@@ -108,56 +173,94 @@ func Init(ctx context.Context, cfg Config, by countersign.Caller) error {
 	if len(keys) != 2 {
 		return fmt.Errorf("the keyring made %d keys and not 2", len(keys))
 	}
-	root, rootOps, err := initAuthority(ctx, cfg, by, ProfileRoot, keys[0], cfg.RootTTL, issuer{keyID: keys[0].ID})
+	m := maker{cfg: cfg, by: by, how: howInit}
+	root, err := m.make(ctx, ProfileRoot, keys[0], cfg.RootTTL, nil)
 	if err != nil {
 		return err
 	}
-	inter, interOps, err := initAuthority(ctx, cfg, by, ProfileIntermediate, keys[1], cfg.IntermediateTTL, root)
-	if err != nil {
+	if _, err = m.make(ctx, ProfileIntermediate, keys[1], cfg.IntermediateTTL, &root); err != nil {
 		return err
 	}
 	// Crash point: both certificates become real in one step. Before it there are keys that signed nothing of use.
-	if _, err := cfg.Store.Apply(ctx, append(rootOps, interOps...)...); err != nil {
+	if _, err := cfg.Store.Apply(ctx, m.ops...); err != nil {
 		return fmt.Errorf("record the authority: %w", err)
 	}
-	return cfg.Audit.AppendAll(ctx, issuedEvent(by, root), issuedEvent(by, inter))
+	return cfg.Audit.AppendAll(ctx, m.events()...)
 }
 
-// initAuthority makes one signing certificate, after a durable intent, and the operation that records it.
-func initAuthority(ctx context.Context, cfg Config, by countersign.Caller, p Profile, key keyring.Key, ttl time.Duration, parent issuer) (issuer, []storage.Op, error) {
-	public := key.Public
-	if parent.cert != nil {
-		public = parent.cert.PublicKey
+// maker makes certificates of the authority itself, each after a durable intent. They become real when its operations
+// are applied; then its events are due.
+type maker struct {
+	cfg       Config
+	by        countersign.Caller
+	how       string
+	signsFrom time.Time // of intermediates
+	flights   *flights  // nil: nobody settles anything yet
+	ops       []storage.Op
+	made      []issuer
+	begun     []string // the serials with an intent
+}
+
+// make makes one: of key, signed by the key of parent; nil: by itself.
+func (m *maker) make(ctx context.Context, role Profile, key keyring.Key, ttl time.Duration, parent *issuer) (issuer, error) {
+	signerID, public, parentCert := key.ID, key.Public, (*x509.Certificate)(nil)
+	if parent != nil {
+		signerID, public, parentCert = parent.KeyID, parent.cert.PublicKey, parent.cert
 	}
-	notBefore, notAfter, err := validity(cfg.Now(), ttl, parent.cert)
+	notBefore, notAfter, err := validity(m.cfg.Now(), ttl, parentCert)
 	if err != nil {
-		return issuer{}, nil, err
+		return issuer{}, err
 	}
 	serial, err := newSerial()
 	if err != nil {
-		return issuer{}, nil, err
+		return issuer{}, err
 	}
-	tbs, err := prepare(p, Subject{
-		TrustDomain: cfg.TrustDomain, Key: key.Public, Serial: serial,
-		NotBefore: notBefore, NotAfter: notAfter, Issuer: parent.cert,
+	profile := role
+	if role == profileCross {
+		profile = ProfileRoot
+	}
+	tbs, err := prepare(profile, Subject{
+		TrustDomain: m.cfg.TrustDomain, Key: key.Public, Serial: serial,
+		NotBefore: notBefore, NotAfter: notAfter, Issuer: parentCert,
 	}, public)
 	if err != nil {
-		return issuer{}, nil, fmt.Errorf("prepare the %s: %w", p, err)
+		return issuer{}, fmt.Errorf("prepare the %s: %w", role, err)
 	}
-	signer, err := cfg.Keys.SignerByID(parent.keyID)
+	signer, err := m.cfg.Keys.SignerByID(signerID)
 	if err != nil {
-		return issuer{}, nil, err
+		return issuer{}, err
 	}
-	if _, err := cfg.Audit.Append(ctx, authorityIntent(by, p, tbs, notAfter)); err != nil {
-		return issuer{}, nil, err
+	if m.flights != nil {
+		m.flights.begin(tbs.serial, countersign.ID{}, m.cfg.Audit.Head().Seq)
+	}
+	m.begun = append(m.begun, tbs.serial)
+	if _, err := m.cfg.Audit.Append(ctx, authorityIntent(m.by, role, m.how, tbs, notAfter)); err != nil {
+		return issuer{}, err
 	}
 	cert, err := sign(tbs, signer)
 	if err != nil {
-		return issuer{}, nil, fmt.Errorf("make the %s: %w", p, err)
+		return issuer{}, fmt.Errorf("make the %s: %w", role, err)
 	}
-	op, err := authoritiesTable().Put(tbs.serial, authorityRecord{Role: p, PEM: certPEM(cert), KeyID: key.ID},
-		time.Time{}, storage.Cond{Absent: true})
-	return issuer{role: p, cert: cert, keyID: key.ID}, []storage.Op{op}, err
+	record := authorityRecord{Role: role, PEM: certPEM(cert), KeyID: key.ID, Made: m.cfg.Now().UTC()}
+	if role == ProfileIntermediate {
+		record.SignsFrom = m.signsFrom
+	}
+	op, err := authoritiesTable().Put(tbs.serial, record, time.Time{}, storage.Cond{Absent: true})
+	if err != nil {
+		return issuer{}, err
+	}
+	i := issuer{authorityRecord: record, cert: cert, serial: tbs.serial}
+	m.ops, m.made = append(m.ops, op), append(m.made, i)
+	return i, nil
+}
+
+// events tell of all that was made and is recorded.
+func (m *maker) events() []audit.Event {
+	events := make([]audit.Event, 0, len(m.made))
+	for _, i := range m.made {
+		events = append(events, issuedEvent(m.by, m.how, i))
+	}
+	return events
 }
 
 // fingerprint is the lower-case hex SHA-256 of the certificate.

@@ -13,11 +13,12 @@ import (
 type metrics struct {
 	issued      *prometheus.CounterVec
 	denied      *prometheus.CounterVec
+	ends        *prometheus.GaugeVec
 	issuedCount atomic.Uint64
 	deniedCount atomic.Uint64
 }
 
-func newMetrics(r prometheus.Registerer, all issuers) (*metrics, error) {
+func newMetrics(r prometheus.Registerer) (*metrics, error) {
 	m := &metrics{
 		issued: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "countersign_certificates_issued_total", Help: "Certificates issued, by profile and way.",
@@ -25,24 +26,29 @@ func newMetrics(r prometheus.Registerer, all issuers) (*metrics, error) {
 		denied: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "countersign_certificates_denied_total", Help: "Requests about certificates that were refused, by code.",
 		}, []string{"code"}),
-	}
-	ends := prometheus.NewGaugeVec(prometheus.GaugeOpts{
-		Name: "countersign_authority_not_after_seconds", Help: "When a signing certificate ends, as Unix time.",
-	}, []string{"role", "serial"})
-	for _, group := range [][]issuer{all.roots, all.intermediates} {
-		for _, i := range group {
-			ends.WithLabelValues(string(i.role), serialText(i.cert.SerialNumber)).Set(float64(i.cert.NotAfter.Unix()))
-		}
+		ends: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "countersign_authority_not_after_seconds", Help: "When a signing certificate ends, as Unix time.",
+		}, []string{"role", "serial"}),
 	}
 	if r == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.issued, m.denied, ends} {
+	for _, c := range []prometheus.Collector{m.issued, m.denied, m.ends} {
 		if err := r.Register(c); err != nil {
 			return nil, fmt.Errorf("register metrics: %w", err)
 		}
 	}
 	return m, nil
+}
+
+// show shows the ends of all that is not retired.
+func (m *metrics) show(s *issuers) {
+	m.ends.Reset()
+	for _, i := range s.all {
+		if i.Retired.IsZero() {
+			m.ends.WithLabelValues(string(i.Role), i.serial).Set(float64(i.cert.NotAfter.Unix()))
+		}
+	}
 }
 
 func (m *metrics) countIssued(p Profile, how string) {

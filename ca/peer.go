@@ -115,11 +115,11 @@ func (a *Authority) checkChain(leaf *x509.Certificate, print [32]byte) error {
 		return nil
 	}
 	roots, intermediates := x509.NewCertPool(), x509.NewCertPool()
-	for _, i := range a.issuers.roots {
-		roots.AddCert(i.cert)
+	for _, cert := range a.Roots() {
+		roots.AddCert(cert)
 	}
-	for _, i := range a.issuers.intermediates {
-		intermediates.AddCert(i.cert)
+	for _, cert := range a.Intermediates() {
+		intermediates.AddCert(cert)
 	}
 	_, err := leaf.Verify(x509.VerifyOptions{
 		Roots: roots, Intermediates: intermediates, CurrentTime: leaf.NotAfter,
@@ -150,6 +150,13 @@ func (c *chainCache) has(print [32]byte) bool {
 		c.order.MoveToFront(e)
 	}
 	return ok
+}
+
+func (c *chainCache) clear() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.at = nil
+	c.order.Init()
 }
 
 func (c *chainCache) add(print [32]byte) {

@@ -108,13 +108,13 @@ type Certificate struct {
 	NotAfter    time.Time           // inclusive, as RFC 5280 4.1.2.5 has it
 	RenewAfter  time.Time           // half of the lifetime is over
 	RenewBefore time.Time           // 67 % of the lifetime are over
-	Chain       []*x509.Certificate // the leaf, then the intermediate
+	Chain       []*x509.Certificate // the leaf, then the intermediate, then its root's key as older roots certified it
 }
 
-func newCertificate(id countersign.ID, leaf *x509.Certificate, parent *x509.Certificate) *Certificate {
+func newCertificate(id countersign.ID, leaf *x509.Certificate, above []*x509.Certificate) *Certificate {
 	c := &Certificate{
 		ID: id, Serial: serialText(leaf.SerialNumber),
-		NotBefore: leaf.NotBefore, NotAfter: leaf.NotAfter, Chain: []*x509.Certificate{leaf, parent},
+		NotBefore: leaf.NotBefore, NotAfter: leaf.NotAfter, Chain: append([]*x509.Certificate{leaf}, above...),
 	}
 	c.RenewAfter, c.RenewBefore = renewal(c.NotBefore, c.NotAfter)
 	return c
@@ -130,10 +130,9 @@ func (a *Authority) recorded(ctx context.Context, serial string) (*Certificate, 
 	if err != nil {
 		return nil, Record{}, countersign.Errorf(countersign.CodeDamaged, "the record of the certificate %s is damaged", serial).Because(err)
 	}
-	for _, i := range a.issuers.intermediates {
-		if serialText(i.cert.SerialNumber) == entry.Value.Issuer {
-			return newCertificate(entry.Value.ID, leaf, i.cert), entry.Value, nil
-		}
+	s := a.issuers.Load()
+	if i, ok := s.find(entry.Value.Issuer); ok {
+		return newCertificate(entry.Value.ID, leaf, s.chain(i)), entry.Value, nil
 	}
 	return nil, Record{}, countersign.Errorf(countersign.CodeDamaged, "the issuer of the certificate %s is not on record", serial)
 }

@@ -170,11 +170,18 @@ func (a *Authority) Run(ctx context.Context) error {
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
 	var moved uint64
+	rolled := a.cfg.Now()
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-ticker.C:
+		}
+		if now := a.cfg.Now(); now.Sub(rolled).Abs() >= rollEvery {
+			rolled = now
+			if err := a.roll(ctx); err != nil && ctx.Err() == nil {
+				a.cfg.Logger.Warn("the authority's own certificates", "err", err)
+			}
 		}
 		head := a.cfg.Audit.Head().Seq
 		if err := a.housekeep(ctx, head, moved); err != nil && ctx.Err() == nil {

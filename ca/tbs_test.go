@@ -107,7 +107,7 @@ func TestSignWithAnotherKey(t *testing.T) {
 	if _, err := prepare(ProfileService, Subject{}, newKey(t, "P-384").Public()); err == nil {
 		t.Fatal("an issuer's key of another curve than", elliptic.P256().Params().Name)
 	}
-	signer, err := h.cfg.Keys.SignerByID(h.issuers.signing.keyID)
+	signer, err := h.cfg.Keys.SignerByID(h.signing().KeyID)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -37,9 +37,17 @@ func validity(now time.Time, ttl time.Duration, issuer *x509.Certificate) (notBe
 		return time.Time{}, time.Time{}, countersign.Errorf(countersign.CodeIssuerExpiring,
 			"the issuing certificate ends at %s, so that less than half of the %s asked for is left",
 			notAfter.Format(time.RFC3339), ttl).
-			WithHint("ask for a shorter lifetime, as with --ttl; this version has no command that makes a new intermediate")
+			WithHint("an operator makes a new one: `countersign ca rotate %s`; until then ask for a shorter lifetime, as with --ttl", successor(issuer))
 	}
 	return notBefore, notAfter, nil
+}
+
+// successor is what is to be rotated when issuer ends: itself.
+func successor(issuer *x509.Certificate) Profile {
+	if issuer.MaxPathLenZero {
+		return ProfileIntermediate
+	}
+	return ProfileRoot
 }
 
 // renewal is the window in which to renew: from half of the lifetime to 67 % of it.

@@ -104,11 +104,31 @@ func (c *Client) Bundle(ctx context.Context) (wire.Bundle, error) {
 	return out, err
 }
 
-// Authority describes the roots and intermediates.
-func (c *Client) Authority(ctx context.Context) (wire.Authority, error) {
+// Authority describes the roots and intermediates; with holders also who has live certificates of them, for which the
+// daemon reads its whole inventory.
+func (c *Client) Authority(ctx context.Context, holders bool) (wire.Authority, error) {
 	var out wire.Authority
-	err := c.do(ctx, call{method: http.MethodGet, path: "/v1/authority"}, &out)
+	err := c.do(ctx, call{method: http.MethodGet, path: "/v1/authority", query: values("holders", flag(holders)), long: holders}, &out)
 	return out, err
+}
+
+// RotateAuthority makes the successor of the signing intermediate, or of its root, or tells what that would do.
+func (c *Client) RotateAuthority(ctx context.Context, rq wire.AuthorityRotation) (wire.AuthorityPlan, error) {
+	var out wire.AuthorityPlan
+	err := c.do(ctx, call{method: http.MethodPost, path: "/v1/authority/rotations", body: rq}, &out)
+	return out, err
+}
+
+// RollbackAuthority takes the last rotation back. It gives what was taken back.
+func (c *Client) RollbackAuthority(ctx context.Context) (wire.AuthorityCertificate, error) {
+	var out wire.AuthorityCertificate
+	err := c.do(ctx, call{method: http.MethodPost, path: "/v1/authority/rollback"}, &out)
+	return out, err
+}
+
+// RetireAuthority takes a root or intermediate out of bundle and chains, and destroys its key.
+func (c *Client) RetireAuthority(ctx context.Context, serial string) error {
+	return c.do(ctx, call{method: http.MethodPost, path: "/v1/authority/" + url.PathEscape(serial) + "/retire", long: true}, nil)
 }
 
 // Status gives the daemon's state in short.

@@ -88,9 +88,37 @@ type Authority struct {
 type AuthorityCertificate struct {
 	Subject     string    `json:"subject"`
 	Serial      string    `json:"serial"`
+	State       string    `json:"state"`       // pending, signing, verifying, withdrawn, expired
 	Fingerprint string    `json:"fingerprint"` // hex SHA-256 of the certificate
 	NotBefore   time.Time `json:"not_before"`
 	NotAfter    time.Time `json:"not_after"`
-	KeyID       string    `json:"key_id,omitempty"` // in the keyring
+	SignsFrom   time.Time `json:"signs_from,omitzero"` // of an intermediate that was made to wait
+	Root        string    `json:"root,omitempty"`      // of an intermediate: the serial of its root
+	KeyID       string    `json:"key_id,omitempty"`    // in the keyring
+	Holders     []Holder  `json:"holders,omitempty"`   // of an intermediate, if asked for: who has live certificates of it
 	PEM         string    `json:"pem"`
+}
+
+// Holder is an owner of live certificates of one intermediate.
+type Holder struct {
+	ID    countersign.ID `json:"id"`
+	Count int            `json:"count"`
+	Until time.Time      `json:"until"` // when the last of them ends
+}
+
+// AuthorityRotation is the body of POST /v1/authority/rotations.
+type AuthorityRotation struct {
+	Role   string    `json:"role"`          // intermediate or root
+	At     time.Time `json:"at,omitzero"`   // when the successor begins to sign; absent: as soon as it may
+	Now    bool      `json:"now,omitempty"` // a new root need not wait until everybody has it
+	DryRun bool      `json:"dry_run,omitempty"`
+}
+
+// AuthorityPlan is its answer.
+type AuthorityPlan struct {
+	Role      string                 `json:"role"`
+	At        time.Time              `json:"at"`
+	SignsFrom time.Time              `json:"signs_from"`
+	DryRun    bool                   `json:"dry_run"`
+	New       []AuthorityCertificate `json:"new"`
 }

@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
-	"encoding/json"
 	"fmt"
 	"math/big"
 	"strings"
@@ -268,87 +267,4 @@ func serialText(n *big.Int) string {
 		return fmt.Sprintf("%032x", n)
 	}
 	return n.Text(16)
-}
-
-func (a *app) caCommand() *cobra.Command {
-	return group("ca", "the authority's own certificates", a.caRoot(), a.caBundle(), a.caStatus())
-}
-
-func (a *app) caRoot() *cobra.Command {
-	var fingerprint bool
-	c := &cobra.Command{
-		Use: "root", Short: "print the root certificates as PEM", Args: noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.withDaemon(func(c *client.Client) error {
-				body, err := c.RootsPEM(cmd.Context())
-				if err != nil {
-					return err
-				}
-				certs, err := parseCertificates(body)
-				if err != nil {
-					return badAnswer(err)
-				}
-				shown := rootsShown{PEM: pemOf(certs...)}
-				for _, cert := range certs {
-					shown.Fingerprints = append(shown.Fingerprints, inspect(cert).Fingerprint)
-				}
-				return a.show(shown, func(w *tabwriter.Writer) {
-					if fingerprint {
-						fmt.Fprintln(w, strings.Join(shown.Fingerprints, "\n"))
-						return
-					}
-					fmt.Fprint(w, shown.PEM)
-				})
-			})
-		},
-	}
-	c.Flags().BoolVar(&fingerprint, "fingerprint", false, "print only the SHA-256 of each")
-	return c
-}
-
-type rootsShown struct {
-	PEM          string   `json:"pem"`
-	Fingerprints []string `json:"fingerprints"`
-}
-
-func (a *app) caBundle() *cobra.Command {
-	return &cobra.Command{
-		Use: "bundle", Short: "print the trust anchors as a SPIFFE bundle (JWKS)", Args: noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.withDaemon(func(c *client.Client) error {
-				bundle, err := c.Bundle(cmd.Context())
-				if err != nil {
-					return err
-				}
-				return a.show(bundle, func(w *tabwriter.Writer) {
-					encoder := json.NewEncoder(w)
-					encoder.SetIndent("", "  ")
-					_ = encoder.Encode(bundle)
-				})
-			})
-		},
-	}
-}
-
-func (a *app) caStatus() *cobra.Command {
-	return &cobra.Command{
-		Use: "status", Short: "the root and the intermediate: fingerprints and times", Args: noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			return a.withDaemon(func(c *client.Client) error {
-				authority, err := c.Authority(cmd.Context())
-				if err != nil {
-					return err
-				}
-				return a.show(authority, func(w *tabwriter.Writer) {
-					row(w, "ROLE", "SUBJECT", "EXPIRES", "SHA-256")
-					for _, c := range authority.Roots {
-						row(w, "root", c.Subject, a.moment(c.NotAfter), c.Fingerprint)
-					}
-					for _, c := range authority.Intermediates {
-						row(w, "intermediate", c.Subject, a.moment(c.NotAfter), c.Fingerprint)
-					}
-				})
-			})
-		},
-	}
 }

@@ -203,6 +203,18 @@ calls: [{from: reports, to: orders, scopes: [x], machine: [x]}]
 	compare(t, "docs/operations.md", out, transcripts)
 }
 
+// TestAuthorityDocument types what docs/authority.md says, on the machine of a daemon that was just made.
+func TestAuthorityDocument(t *testing.T) {
+	script, transcripts := session(t, blocks(t, "../../docs/authority.md"))
+	i := newInstance(t, plainBinary(t))
+	work, out := t.TempDir(), t.TempDir()
+	if err := os.Symlink(plainBinary(t), filepath.Join(work, "countersign")); err != nil {
+		t.Fatal(err)
+	}
+	runSession(t, work, script, "OUT="+out, "COUNTERSIGN_DIR="+i.dir, "PATH="+work+":"+os.Getenv("PATH"))
+	compare(t, "docs/authority.md", out, transcripts)
+}
+
 // runSession runs a script in a process group of its own, and ends all that it started.
 func runSession(t *testing.T, dir, script string, env ...string) {
 	t.Helper()
@@ -239,6 +251,7 @@ func TestDocuments(t *testing.T) {
 		t.Fatal(err)
 	}
 	typed := map[string]string{ // documents whose blocks have a test of their own
+		"authority.md":    "TestAuthorityDocument",
 		"clients.md":      "TestClientsDocument",
 		"conformance.md":  "TestConformanceDocument",
 		"operations.md":   "TestOperations",

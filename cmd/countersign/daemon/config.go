@@ -66,10 +66,11 @@ type CertificateConfig struct {
 	Server   Duration `yaml:"server" mapstructure:"server"`     // the daemon's own
 }
 
-// CAConfig holds the lifetimes of the authority's certificates; they matter at init.
+// CAConfig holds the lifetimes of the authority's certificates; they matter at init and at rotations.
 type CAConfig struct {
 	Root         Duration `yaml:"root" mapstructure:"root"`
 	Intermediate Duration `yaml:"intermediate" mapstructure:"intermediate"`
+	Lead         Duration `yaml:"lead" mapstructure:"lead"` // a new root is published this long before it signs; 0: computed
 }
 
 // JoinConfig is about join tokens.
@@ -162,6 +163,8 @@ func Ranges() []Range {
 			"no certificate outlives it"),
 		durationRange("ca.root", day, 9125*day, func(c Config) Duration { return c.CA.Root },
 			"at least as long as the intermediate"),
+		durationRange("ca.lead", 0, 365*day, func(c Config) Duration { return c.CA.Lead },
+			"everybody must have a new root before it signs; 0s is the longest certificate.ttl and 73h"),
 		durationRange("join.ttl", time.Minute, day, func(c Config) Duration { return c.Join.TTL },
 			"a join token is a secret on its way"),
 		sizeRange("audit.segment", mib, gib, func(c Config) Size { return c.Audit.Segment },

@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -17,6 +18,7 @@ type serverCertificate struct {
 	own      *tls.Certificate // leaf, intermediate, root: the chain ends with its root so that `join` can pin it
 	renewAt  time.Time
 	notAfter time.Time
+	issuer   *x509.Certificate
 	public   *tls.Certificate // tls.cert, for its own names; nil if not configured
 }
 
@@ -55,6 +57,7 @@ func (p *parts) loadOwn(public *tls.Certificate) error {
 	if !slices.Equal(certificateNames(own), slices.Sorted(slices.Values(p.cfg.DNS))) {
 		next.renewAt = time.Time{} // the configured names changed
 	}
+	next.issuer = own.Chain[min(1, len(own.Chain)-1)]
 	next.public = public
 	p.server.Store(next)
 	return nil
@@ -148,12 +151,19 @@ func (p *parts) keepServer(ctx context.Context) error {
 
 // renewDue renews the daemon's own certificate when it is time and possible.
 func (p *parts) renewDue(ctx context.Context) {
-	if p.now().Before(p.server.Load().renewAt) || p.keys.Sealed() || p.clock.Guard() != nil {
+	if !p.serverDue() || p.keys.Sealed() || p.clock.Guard() != nil {
 		return
 	}
 	if err := p.renewServer(ctx, p.server.Load().public); err != nil && ctx.Err() == nil {
 		p.log.Error("renew the daemon's own certificate", "err", err, "not_after", p.server.Load().notAfter)
 	}
+}
+
+// serverDue tells whether the daemon's own certificate is to be renewed: it is time, or another intermediate signs now, so
+// that the old one can be retired.
+func (p *parts) serverDue() bool {
+	current := p.server.Load()
+	return !p.now().Before(current.renewAt) || !p.ca.Signing().Equal(current.issuer)
 }
 
 const serverCheck = 30 * time.Second
