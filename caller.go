@@ -16,6 +16,7 @@ const (
 	ByJoinToken                 // a join token, not yet used up
 	ByDaemon                    // the daemon itself: schedules, its own certificate
 	ByAssertion                 // a client assertion (RFC 7521 4.2), verified on this request
+	ByAttestation               // the token of a workload, verified on this request: for a certificate and nothing else
 )
 
 // String is the method's name in the audit log.
@@ -31,6 +32,8 @@ func (m Method) String() string {
 		return "daemon"
 	case ByAssertion:
 		return "assertion"
+	case ByAttestation:
+		return "attestation"
 	}
 	return "anonymous"
 }
@@ -73,13 +76,13 @@ func ParseRole(s string) (Role, error) {
 // takes one, so that authorisation and audit can't be forgotten by a handler. Nothing in it is secret.
 type Caller struct {
 	Method     Method
-	ID         ID       // the certificate's ID, or the service that a join token is for; zero otherwise
+	ID         ID       // the certificate's ID, or the service that a join token is for, or that an assertion or attestation proves; zero otherwise
 	Role       Role     // of an operator or of the admin socket
 	Name       string   // as the audit log shows it: the ID, or "uid 0 pid 12 /usr/bin/countersign"
 	Serial     string   // of the client certificate: lower-case hex
 	Thumbprint [32]byte // SHA-256 of the client certificate (RFC 8705 3.1); zero: it came without one
 	Proxy      ID       // the proxy that ended the TLS connection and vouches for the certificate; zero: none
-	Assertion  string   // the jti of the client assertion
+	Assertion  string   // the jti of the client assertion or workload token
 	JoinToken  string   // the id of the join token: the lower-case hex SHA-256 of its secret
 	Addr       netip.Addr
 	RequestID  string

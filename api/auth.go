@@ -92,7 +92,7 @@ func (s *Server) publicCaller(c echo.Context, r route) (countersign.Caller, erro
 		return peer, countersign.Errorf(countersign.CodeTwoCredentials, "more than one credential was sent").
 			WithHint("send either the client certificate or the Authorization header")
 	case len(authorization) == 1 && r.auth == authJoin:
-		return s.joiner(c, peer, authorization[0])
+		return s.bearer(c, peer, authorization[0])
 	case len(authorization) == 1:
 		return peer, countersign.Errorf(countersign.CodeWrongCredential, "this path takes a client certificate and no Authorization header")
 	case !certificate && !r.auth.byForm():
@@ -105,18 +105,26 @@ func tooMany(id countersign.ID) error {
 	return countersign.Errorf(countersign.CodeRateIdentity, "too many requests by %s", id).After(time.Second)
 }
 
-// joiner proves a join token.
-func (s *Server) joiner(c echo.Context, nobody countersign.Caller, authorization string) (countersign.Caller, error) {
+// bearer proves a join token, or a workload's token: a JWT has dots, and a join token none.
+func (s *Server) bearer(c echo.Context, nobody countersign.Caller, authorization string) (countersign.Caller, error) {
 	scheme, secret, ok := strings.Cut(authorization, " ")
-	if !ok || !strings.EqualFold(scheme, "Bearer") || secret == "" || len(secret) > 128 {
+	workload := strings.Count(secret, ".") == 2
+	if !ok || !strings.EqualFold(scheme, "Bearer") || secret == "" || len(secret) > 128 && !workload {
 		return nobody, countersign.Errorf(countersign.CodeWrongCredential, "the Authorization header holds no join token").
-			WithHint("send Authorization: Bearer <join token>")
+			WithHint("send Authorization: Bearer <join token>, or a token of the workload")
 	}
-	joiner, err := s.CA.JoinCaller(c.Request().Context(), secret, nobody)
+	if !workload {
+		return s.CA.JoinCaller(c.Request().Context(), secret, nobody)
+	}
+	caller, proof, err := s.STS.Attest(c.Request().Context(), nobody, secret)
 	if err != nil {
 		return nobody, err
 	}
-	return joiner, nil
+	if !s.identities.allow(caller.ID.String(), s.Now()) {
+		return nobody, tooMany(caller.ID)
+	}
+	c.Set(proofKey, proof)
+	return caller, nil
 }
 
 // missing is the refusal of nobody, who may have come through a proxy.
@@ -128,7 +136,7 @@ func missing(a auth, nobody countersign.Caller) error {
 	e := countersign.Errorf(countersign.CodeNoCredential, "no credential was sent")
 	switch {
 	case a == authJoin:
-		return e.WithHint("send a client certificate of this authority, or a join token as Authorization: Bearer")
+		return e.WithHint("send a client certificate of this authority, or a join token or a token of the workload as Authorization: Bearer")
 	case a.byForm():
 		return e.WithHint("send a client certificate of this authority, or a client assertion (RFC 7523)")
 	}
@@ -155,7 +163,7 @@ func authorise(a auth, caller countersign.Caller) error {
 		}
 		return countersign.Errorf(countersign.CodeWrongCredential, "%s is no service, and this path is about the service that asks", caller.Name)
 	case authJoin:
-		if service || caller.Method == countersign.ByJoinToken || caller.Method == countersign.ByCertificate && operator {
+		if service || caller.Method == countersign.ByJoinToken || caller.Method == countersign.ByAttestation || caller.Method == countersign.ByCertificate && operator {
 			return nil
 		}
 	case authIntrospect:

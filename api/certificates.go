@@ -6,6 +6,7 @@ import (
 	"github.com/countersign/countersign"
 	"github.com/countersign/countersign/api/wire"
 	"github.com/countersign/countersign/ca"
+	"github.com/countersign/countersign/sts"
 )
 
 // issue gives the caller a certificate for the ID that he proved.
@@ -18,7 +19,15 @@ func (s *Server) issue(rq *request) error {
 	if err != nil {
 		return err
 	}
-	issued, err := s.CA.Issue(rq.Request().Context(), rq.caller, ca.IssueRequest{CSR: []byte(in.CSR), TTL: lifetime})
+	request := ca.IssueRequest{CSR: []byte(in.CSR), TTL: lifetime}
+	if proof, ok := rq.Get(proofKey).(*sts.Attestation); ok {
+		request.Proof = proof
+	}
+	issued, err := s.CA.Issue(rq.Request().Context(), rq.caller, request)
+	if err != nil && rq.caller.Method == countersign.ByAttestation && asError(err).Kind == countersign.Unauthenticated {
+		// Who comes with a token that is used up is a stranger, whose refusals must not fill the audit log.
+		return s.refused(rq.Context, countersign.Caller{Addr: rq.caller.Addr, RequestID: rq.caller.RequestID}, err)
+	}
 	if err != nil {
 		return err
 	}

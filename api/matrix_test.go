@@ -182,6 +182,8 @@ func TestAuthorise(t *testing.T) {
 		{"service by assertion", countersign.Caller{Method: countersign.ByAssertion, ID: service}, []auth{authClient, authIntrospect}},
 		{"operator by assertion", countersign.Caller{Method: countersign.ByAssertion, ID: operator, Role: countersign.RoleAdmin}, nil},
 		{"joiner", countersign.Caller{Method: countersign.ByJoinToken, ID: service}, []auth{authJoin}},
+		{"attested", countersign.Caller{Method: countersign.ByAttestation, ID: service}, []auth{authJoin}},
+		{"attested with a role", countersign.Caller{Method: countersign.ByAttestation, ID: operator, Role: countersign.RoleAdmin}, []auth{authJoin}},
 		{"joiner with a role", countersign.Caller{Method: countersign.ByJoinToken, ID: operator, Role: countersign.RoleAdmin}, []auth{authJoin}},
 		{"authority", countersign.Caller{Method: countersign.ByCertificate, ID: authority, Role: countersign.RoleAdmin}, nil},
 		{"operator without a role", countersign.Caller{Method: countersign.ByCertificate, ID: operator}, []auth{authJoin}},

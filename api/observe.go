@@ -21,6 +21,7 @@ import (
 const (
 	requestIDKey = "request id"
 	callerKey    = "caller"
+	proofKey     = "proof" // *sts.Attestation
 )
 
 type metrics struct {

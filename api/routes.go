@@ -20,7 +20,7 @@ const (
 	authUnset             auth = iota
 	authPublic                 // nobody need say who he is; a credential that is no good counts as none
 	authClient                 // the certificate of a service, or its client assertion, as an OAuth client (RFC 8705, RFC 7523)
-	authJoin                   // a join token, or the certificate of a service or operator
+	authJoin                   // a join token, a workload's token, or the certificate of a service or operator
 	authService                // the certificate of a service
 	authIntrospect             // as authClient, or the role viewer
 	authLogout                 // the logout token in the form, which the domain judges (OpenID Connect Back-Channel Logout 1.0, 2.5); else as authPublic

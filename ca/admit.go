@@ -12,11 +12,13 @@ import (
 // admit reads the records that decide whether o may be fulfilled now and judges them. It returns the operations that
 // make the certificate's Apply fail if one of those records changes in the meantime, so that a revocation, a used join
 // token or a key of somebody else wins over an issuance that was judged just before. repeat is the serial of the
-// certificate that was issued for the same join token and key already.
+// certificate that was issued for the same token and key already.
 func (a *Authority) admit(ctx context.Context, o order, serial string, notAfter time.Time) (ops []storage.Op, repeat string, err error) {
 	switch o.how {
 	case howJoin:
 		ops, repeat, err = a.admitJoin(ctx, o, serial)
+	case howAttested:
+		ops, repeat, err = a.admitAttested(ctx, o, serial)
 	case howRenewal:
 		ops, err = a.admitRenewal(ctx, o)
 	case howOperator:
@@ -52,6 +54,44 @@ func (a *Authority) admitJoin(ctx context.Context, o order, serial string) ([]st
 	token.Used = &joinUse{Serial: serial, SPKI: o.csr.spki, At: now.UTC()}
 	op, err := joinTable().Put(entry.Key, token, entry.Expires, storage.Cond{Rev: entry.Rev})
 	return []storage.Op{op}, "", err
+}
+
+// admitAttested judges what the workload's token was used for before, and marks it used. A container that starts again, or a
+// client that lost the answer, comes with the token and the key that it had; a thief of the token has another key.
+func (a *Authority) admitAttested(ctx context.Context, o order, serial string) ([]storage.Op, string, error) {
+	spki, before, rev, err := o.proof.Used(ctx)
+	if err != nil {
+		return nil, "", storeError(err)
+	}
+	if rev != 0 {
+		if spki != o.csr.spki {
+			a.cfg.Logger.Warn("a workload token was sent again, for another key", "service", o.names.id, "jti", o.by.Assertion, "serial", before)
+			return nil, "", errAttestationUsed(before)
+		}
+		fresh, err := a.stillFresh(ctx, before)
+		if err != nil || fresh {
+			return nil, before, err
+		}
+	}
+	op, err := o.proof.Mark(o.csr.spki, serial, rev)
+	return []storage.Op{op}, "", err
+}
+
+// stillFresh tells whether a recorded certificate is not due for renewal. A revoked one is answered as such.
+func (a *Authority) stillFresh(ctx context.Context, serial string) (bool, error) {
+	cert, record, err := a.recorded(ctx, serial)
+	if err != nil { // also when it is absent: it is kept for longer than any token is valid
+		return false, err
+	}
+	return record.State == StateRevoked || a.cfg.Now().Before(cert.RenewAfter), nil
+}
+
+func errAttestationUsed(serial string) error {
+	e := countersign.Errorf(countersign.CodeAssertionUsed, "the workload token was used before, for another key or as a client assertion")
+	if serial == "" {
+		return e.WithHint("send a fresh one")
+	}
+	return e.WithHint("send a fresh one. If nobody of yours used it, revoke the certificate %s", serial)
 }
 
 // admitRenewal judges the certificate with which the caller came, and its key, as they are now.

@@ -15,11 +15,24 @@ import (
 type IssueRequest struct {
 	CSR []byte        // PEM; see [Authority.Issue]
 	TTL time.Duration // 1 min to what the policy gives; 0: what the policy gives
+
+	Proof Proof // of a caller by attestation; nil of all others
+}
+
+// Proof is a workload's token that was found right for the caller by attestation. Who verified it remembers what it was used
+// for; that is written in the one Apply that records the certificate.
+type Proof interface {
+	// Used judges the token again and tells which key it got certificates for, and the newest of them: "" if it was used for
+	// something else. rev is 0 if it was not used yet.
+	Used(ctx context.Context) (spki, serial string, rev storage.Rev, err error)
+	// Mark is the operation that records the use, on condition that rev is still what Used told.
+	Mark(spki, serial string, rev storage.Rev) (storage.Op, error)
 }
 
 // The ways to a certificate, as metrics and audit name them.
 const (
 	howJoin     = "join-token"
+	howAttested = "attestation"
 	howRenewal  = "renewal"
 	howOperator = "operator"
 	howDaemon   = "daemon"
@@ -35,16 +48,18 @@ type order struct {
 	csr     csr
 	ttl     time.Duration
 	role    countersign.Role // of the operator that is added
+	proof   Proof            // of howAttested
 }
 
-// Issue issues a certificate to the caller himself: to a service that holds a join token, and to a service or operator
-// that holds a certificate (renewal). The request's key is all that is taken from it; names, usages and lifetime come
+// Issue issues a certificate to the caller himself: to a service that holds a join token or is attested by a workload's
+// token, and to a service or operator that holds a certificate (renewal). The request's key is all that is taken from it; names, usages and lifetime come
 // from the policy, the same for all ways. It may be repeated: the same join token with the same key gets the certificate
-// that was issued to it.
+// that was issued to it. A workload's token is good for one key, and may be repeated with that until it expires: past half
+// of the recorded certificate's lifetime it gets another one.
 //
 // Codes: CodeCSR, CodeCSRKey, CodeCSRSignature, CodeTooLarge, CodeTTL, CodeNotInPolicy, CodeServiceDisabled,
 // CodeJoinToken, CodeJoinTokenUsed, CodeJoinTokenExpired, CodeKeyRevoked, CodeRevokedPeer, CodeIssuerExpiring,
-// CodeSealed, CodeClock, CodeBusy, CodeUnknownOutcome, CodeAudit.
+// CodeSealed, CodeClock, CodeBusy, CodeUnknownOutcome, CodeAudit; CodeAssertionUsed and those of the proof.
 func (a *Authority) Issue(ctx context.Context, by countersign.Caller, r IssueRequest) (*Certificate, error) {
 	o, err := a.decide(by, r)
 	if err == nil {
@@ -64,10 +79,15 @@ func (a *Authority) decide(by countersign.Caller, r IssueRequest) (order, error)
 	switch by.Method {
 	case countersign.ByJoinToken:
 		o.how = howJoin
+	case countersign.ByAttestation:
+		if r.Proof == nil {
+			return o, countersign.Errorf(countersign.CodeWrongCredential, "an attested caller without what attests it")
+		}
+		o.how, o.proof = howAttested, r.Proof
 	case countersign.ByCertificate:
 		o.how = howRenewal
 	case countersign.Anonymous:
-		return o, countersign.Errorf(countersign.CodeNoCredential, "a certificate is issued to who holds a join token or a certificate").
+		return o, countersign.Errorf(countersign.CodeNoCredential, "a certificate is issued to who holds a join token, a workload's token or a certificate").
 			WithHint("an operator makes a join token with `countersign join-token create`")
 	default:
 		return o, countersign.Errorf(countersign.CodeWrongCredential, "certificates are not issued by the way of %s", by.Method)
@@ -285,14 +305,14 @@ func (a *Authority) commit(ctx context.Context, o order, r Record, issuer storag
 	return "", storeError(err)
 }
 
-// repeat answers with the certificate that was issued before for the same join token and key.
+// repeat answers with the certificate that was issued before for the same join token, or workload's token, and key.
 func (a *Authority) repeat(ctx context.Context, o order, serial string) (*Certificate, error) {
 	cert, record, err := a.recorded(ctx, serial)
 	if err != nil {
 		return nil, err
 	}
 	if record.State == StateRevoked {
-		return nil, countersign.Errorf(countersign.CodeKeyRevoked, "the certificate that was issued for this join token and key is revoked")
+		return nil, countersign.Errorf(countersign.CodeKeyRevoked, "the certificate that was issued for this token and key is revoked")
 	}
 	o.how = howRepeat
 	if _, err := a.cfg.Audit.Append(ctx, issuedRecordEvent(o, record)); err != nil {

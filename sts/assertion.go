@@ -106,25 +106,14 @@ func (s *Service) prove(ctx context.Context, compact string) (proof, error) {
 }
 
 func (s *Service) judgeAssertion(ctx context.Context, p *countersign.Policy, compact string) (proof, error) {
-	t, err := jwt.Parse(compact)
+	t, iss, err := s.parseAssertion(compact, clientAssertion)
 	if err != nil {
-		return proof{}, wrongAssertion("%s", err)
-	}
-	// A typ of another kind of token is refused, none is not (rfc7523bis 4: refusing its absence is not recommended).
-	if t.Typ != "" && !t.HasType(typGeneric) && !t.HasType(typAssertion) {
-		return proof{}, wrongAssertion("a token of the type %s is none", quote(t.Typ))
-	}
-	iss, _, err := t.Claims.String("iss")
-	if err != nil {
-		return proof{}, wrongAssertion("%s", err)
-	}
-	if iss == s.cfg.Issuer {
-		return proof{}, wrongAssertion("tokens of this issuer prove no client")
+		return proof{}, err
 	}
 	var a proof
 	issuer, external := p.Issuer(iss)
 	if external {
-		a, err = s.judgeWorkload(ctx, p, issuer, t)
+		a, err = s.judgeWorkload(ctx, p, issuer, t, clientAssertion)
 	} else {
 		a, err = s.judgeSelfSigned(p, iss, t)
 	}
@@ -137,59 +126,77 @@ func (s *Service) judgeAssertion(ctx context.Context, p *countersign.Policy, com
 	return a, nil
 }
 
+// parseAssertion tells whose a JWT is that is to prove a service. Nothing of it is verified.
+func (s *Service) parseAssertion(compact string, e evidence) (t *jwt.Token, iss string, err error) {
+	if t, err = jwt.Parse(compact); err != nil {
+		return nil, "", e.wrong("%s", err)
+	}
+	// A typ of another kind of token is refused, none is not (rfc7523bis 4: refusing its absence is not recommended).
+	if t.Typ != "" && !t.HasType(typGeneric) && !t.HasType(typAssertion) {
+		return nil, "", e.wrong("a token of the type %s is none", quote(t.Typ))
+	}
+	if iss, _, err = t.Claims.String("iss"); err != nil {
+		return nil, "", e.wrong("%s", err)
+	}
+	if iss == s.cfg.Issuer {
+		return nil, "", e.wrong("tokens of this issuer prove no client")
+	}
+	return t, iss, nil
+}
+
 // judgeSelfSigned judges an assertion that a client signed with its own key (private_key_jwt): iss and sub are its ID.
 // That there is no such client, that it has no keys and that the signature is none of theirs look the same from outside.
 func (s *Service) judgeSelfSigned(p *countersign.Policy, iss string, t *jwt.Token) (proof, error) {
 	id, err := countersign.ParseID(iss)
 	if err != nil {
-		return proof{}, unknownKey(err)
+		return proof{}, clientAssertion.unknownKey(err)
 	}
 	client, ok := p.ServiceByID(id)
 	if !ok || client.ClientKeys == "" {
-		return proof{}, unknownKey(errors.New("no service with client keys has this ID"))
+		return proof{}, clientAssertion.unknownKey(errors.New("no service with client keys has this ID"))
 	}
 	set, err := s.clientKeys.set(p, client)
 	if err != nil {
-		return proof{}, unknownKey(err)
+		return proof{}, clientAssertion.unknownKey(err)
 	}
 	if err := t.Verify(set, jwt.Algorithms()); err != nil {
-		return proof{}, unknownKey(err)
+		return proof{}, clientAssertion.unknownKey(err)
 	}
 	if sub, _, err := t.Claims.String("sub"); err != nil || sub != iss {
-		return proof{}, wrongAssertion("its sub is not its iss")
+		return proof{}, clientAssertion.wrong("its sub is not its iss")
 	}
-	until, err := s.checkAssertion(t, assertionLife)
+	until, err := s.checkAssertion(t, assertionLife, clientAssertion)
 	if err != nil {
 		return proof{}, err
 	}
 	if !t.Claims.Has("jti") {
-		return proof{}, wrongAssertion("it has no jti")
+		return proof{}, clientAssertion.wrong("it has no jti")
 	}
-	jti, err := assertionID(t)
+	jti, err := assertionID(t, clientAssertion)
 	return proof{client: client, issuer: id.String(), id: jti, until: until}, err
 }
 
 // judgeWorkload judges a token of a workloads issuer that stands in for an assertion of the one service that is enrolled
 // with exactly its sub. Issuers of another use prove no client, whatever they sign.
-func (s *Service) judgeWorkload(ctx context.Context, p *countersign.Policy, issuer *countersign.Issuer, t *jwt.Token) (proof, error) {
+func (s *Service) judgeWorkload(ctx context.Context, p *countersign.Policy, issuer *countersign.Issuer, t *jwt.Token, e evidence) (proof, error) {
 	if issuer.Use != countersign.UseWorkloads {
-		return proof{}, unknownKey(errors.New("the issuer " + issuer.Name + " is not for workloads"))
+		return proof{}, e.unknownKey(errors.New("the issuer " + issuer.Name + " is not for workloads"))
 	}
 	set, err := s.issuers.keys(ctx, p, issuer, t.KID)
 	if err != nil {
 		return proof{}, err
 	}
 	if err := t.Verify(set, issuer.Algorithms); err != nil {
-		return proof{}, unknownKey(err)
+		return proof{}, e.unknownKey(err)
 	}
 	if t.Claims.Has("events") {
-		return proof{}, wrongAssertion("a token with events is a security event")
+		return proof{}, e.wrong("a token with events is a security event")
 	}
 	sub, _, err := t.Claims.String("sub")
 	if err != nil || sub == "" {
-		return proof{}, wrongAssertion("it has no sub")
+		return proof{}, e.wrong("it has no sub")
 	}
-	until, err := s.checkAssertion(t, workloadLife)
+	until, err := s.checkAssertion(t, workloadLife, e)
 	if err != nil {
 		return proof{}, err
 	}
@@ -197,7 +204,7 @@ func (s *Service) judgeWorkload(ctx context.Context, p *countersign.Policy, issu
 	if err != nil {
 		return proof{}, err
 	}
-	jti, err := assertionID(t)
+	jti, err := assertionID(t, e)
 	return proof{client: client, issuer: issuer.URL, id: jti, until: until}, err
 }
 
@@ -223,13 +230,13 @@ func enrolled(p *countersign.Policy, issuer *countersign.Issuer, sub string) (*c
 // checkAssertion judges what all assertions have in common, and tells when this one is over. aud names this issuer and
 // nothing besides: a token that others take too could be played on to us by one of them (rfc7523bis 4, which lets it be an
 // array of that one value).
-func (s *Service) checkAssertion(t *jwt.Token, life time.Duration) (time.Time, error) {
+func (s *Service) checkAssertion(t *jwt.Token, life time.Duration, e evidence) (time.Time, error) {
 	aud, err := t.Claims.Audience()
 	if err != nil {
-		return time.Time{}, wrongAssertion("%s", err)
+		return time.Time{}, e.wrong("%s", err)
 	}
 	if len(aud) != 1 || aud[0] != s.cfg.Issuer {
-		return time.Time{}, countersign.Errorf(countersign.CodeAssertionAud, "the client assertion is addressed to %s, not to this issuer alone", quote(strings.Join(aud, " "))).
+		return time.Time{}, countersign.Errorf(countersign.CodeAssertionAud, "the %s is addressed to %s, not to this issuer alone", e, quote(strings.Join(aud, " "))).
 			WithHint("its aud must be %s and nothing else; not the URL of an endpoint", s.cfg.Issuer)
 	}
 	now := s.cfg.Now()
@@ -238,17 +245,17 @@ func (s *Service) checkAssertion(t *jwt.Token, life time.Duration) (time.Time, e
 	if errors.As(err, &refusal) {
 		switch refusal.Reason {
 		case jwt.ReasonExpired, jwt.ReasonNotYet, jwt.ReasonFuture:
-			return time.Time{}, countersign.Errorf(countersign.CodeAssertionTime, "the client assertion is not valid now: %s", refusal.Msg).
+			return time.Time{}, countersign.Errorf(countersign.CodeAssertionTime, "the %s is not valid now: %s", e, refusal.Msg).
 				WithHint("make a fresh one; if it is fresh, compare the clocks")
 		}
-		return time.Time{}, wrongAssertion("%s", refusal)
+		return time.Time{}, e.wrong("%s", refusal)
 	}
 	exp, _, err := t.Claims.Time("exp")
 	if err != nil {
-		return time.Time{}, wrongAssertion("%s", err)
+		return time.Time{}, e.wrong("%s", err)
 	}
 	if exp.After(now.Add(life + skew)) {
-		return time.Time{}, countersign.Errorf(countersign.CodeAssertionTime, "the client assertion is valid until %s; at most %s from now are taken", exp.Format(time.RFC3339), life).
+		return time.Time{}, countersign.Errorf(countersign.CodeAssertionTime, "the %s is valid until %s; at most %s from now are taken", e, exp.Format(time.RFC3339), life).
 			WithHint("set exp nearer")
 	}
 	return exp, nil
@@ -256,24 +263,32 @@ func (s *Service) checkAssertion(t *jwt.Token, life time.Duration) (time.Time, e
 
 // assertionID names what was signed: by its jti, or by a hash of the payload. The signature is no part of it, because one
 // content can have several.
-func assertionID(t *jwt.Token) (string, error) {
+func assertionID(t *jwt.Token, e evidence) (string, error) {
 	if !t.Claims.Has("jti") {
 		sum := sha256.Sum256(t.Payload)
 		return "sha256:" + hex.EncodeToString(sum[:]), nil
 	}
 	jti, _, err := t.Claims.String("jti")
 	if err != nil || jti == "" || len(jti) > maxJTI || strings.ContainsFunc(jti, unicode.IsControl) {
-		return "", wrongAssertion("its jti is not a string of 1 to %d bytes without control characters", maxJTI)
+		return "", e.wrong("its jti is not a string of 1 to %d bytes without control characters", maxJTI)
 	}
 	return jti, nil
 }
 
-func wrongAssertion(format string, args ...any) error {
-	return countersign.Errorf(countersign.CodeAssertion, "the client assertion: "+format, args...)
+// evidence is what a JWT that proves a service is called: by the way in which it came.
+type evidence string
+
+const (
+	clientAssertion evidence = "client assertion"
+	workloadToken   evidence = "workload token"
+)
+
+func (e evidence) wrong(format string, args ...any) error {
+	return countersign.Errorf(countersign.CodeAssertion, "the "+string(e)+": "+format, args...)
 }
 
 // unknownKey tells strangers the same whatever is wrong; the log has the cause.
-func unknownKey(cause error) error {
-	return countersign.Errorf(countersign.CodeAssertionKey, "the client assertion is not signed with a key of a client").
+func (e evidence) unknownKey(cause error) error {
+	return countersign.Errorf(countersign.CodeAssertionKey, "the %s is not signed with a key of a client", e).
 		WithHint("iss and kid must name a key that the policy has for this client").Because(cause)
 }

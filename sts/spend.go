@@ -17,6 +17,10 @@ import (
 type spent struct {
 	Client countersign.ID `json:"client"`
 	At     time.Time      `json:"at"`
+
+	// Of a workload's token that got a certificate, the key, and the newest certificate with it.
+	SPKI   string `json:"spki,omitempty"`
+	Serial string `json:"serial,omitempty"`
 }
 
 const (
@@ -27,13 +31,22 @@ const (
 
 func assertionsTable() storage.Table[spent] { return storage.Table[spent]{Name: assertions} }
 
+// key is where the use of a proof is recorded. The issuer is in it: no client can use up another's jti.
+func (a proof) key() string {
+	sum := sha256.Sum256([]byte(a.issuer + "\x00" + a.id))
+	return hex.EncodeToString(sum[:])
+}
+
+// use is the operation that records a use. exp is judged with skew on our clock, the record's end by the store's: one skew
+// for each.
+func (a proof) use(record spent, cond storage.Cond) (storage.Op, error) {
+	return assertionsTable().Put(a.key(), record, a.until.Add(2*skew), cond)
+}
+
 // spend marks an assertion as used, durably, or says that it was used before. Of two that come at once one wins: the condition
 // is judged in the commit. Crash point: after it the assertion is used up, and its sender makes another.
 func (s *Service) spend(ctx context.Context, a proof) error {
-	sum := sha256.Sum256([]byte(a.issuer + "\x00" + a.id)) // the issuer: no client can use up another's jti
-	record := spent{Client: a.client.ID, At: s.cfg.Now().UTC()}
-	// exp is judged with skew on our clock, the record's end by the store's: one skew for each.
-	op, err := assertionsTable().Put(hex.EncodeToString(sum[:]), record, a.until.Add(2*skew), storage.Cond{Absent: true})
+	op, err := a.use(spent{Client: a.client.ID, At: s.cfg.Now().UTC()}, storage.Cond{Absent: true})
 	if err != nil {
 		return err
 	}

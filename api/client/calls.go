@@ -19,6 +19,13 @@ func (c *Client) Join(ctx context.Context, token string, rq wire.CertificateRequ
 	return out, err
 }
 
+// Attest gets a certificate with a token of the workload, which the policy enrols (`enrol`) and which is for the daemon's
+// issuer identifier alone. It may be repeated with the same token and key, and with no other key. The token is sent only over
+// a connection that was verified.
+func (c *Client) Attest(ctx context.Context, jwt string, rq wire.CertificateRequest) (wire.Certificate, error) {
+	return c.Join(ctx, jwt, rq)
+}
+
 // Renew gets the next certificate for the identity that the connection proves.
 func (c *Client) Renew(ctx context.Context, rq wire.CertificateRequest) (wire.Certificate, error) {
 	var out wire.Certificate

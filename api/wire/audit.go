@@ -29,7 +29,7 @@ type AuditCaller struct {
 	Role      string `json:"role,omitempty"`
 	Serial    string `json:"serial,omitempty"`
 	Proxy     string `json:"proxy,omitempty"`     // the ID of the proxy that vouched for the certificate
-	Assertion string `json:"assertion,omitempty"` // the jti of the client assertion
+	Assertion string `json:"assertion,omitempty"` // the jti of the client assertion or workload token
 	Addr      string `json:"addr,omitempty"`
 	JoinToken string `json:"join_token,omitempty"` // the id, never the secret
 }

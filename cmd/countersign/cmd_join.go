@@ -17,20 +17,31 @@ import (
 
 func (a *app) joinCommand() *cobra.Command {
 	var f identityFlags
+	var attest string
 	c := &cobra.Command{
-		Use:   "join STRING|- --out DIR",
-		Short: "enrol this service: make a key, prove the join token, get the first certificate",
+		Use:   "join STRING|- --out DIR | --attest FILE --server URL --root FILE --out DIR",
+		Short: "enrol this service: make a key, prove who it is once, get the first certificate",
 		Long: `Enrols a service. The key is made here and never leaves; the daemon is known by the fingerprint in the join string, and
 nothing is sent before that is verified. --out becomes an identity directory: PEM, PKCS#12 and JSON files.
 
 STRING is what "countersign join-token create" printed, in quotes; - reads it from standard input, and
-COUNTERSIGN_JOIN_FILE names a file with it (better than an argument: other users of a machine can read arguments).`,
-		Example: "  countersign join 'https://ca.internal:8443#...' --out /etc/orders/identity",
-		Args:    upTo("STRING"),
+COUNTERSIGN_JOIN_FILE names a file with it (better than an argument: other users of a machine can read arguments).
+
+--attest proves the service by a token of its workload instead, as Kubernetes projects it into a pod and as the policy
+names it under "enrol". The token is good for one key. It names no daemon and no root, so --server and --root do.`,
+		Example: `  countersign join 'https://ca.internal:8443#...' --out /etc/orders/identity
+  countersign join --attest /var/run/secrets/countersign/token --server https://ca.internal:8443 --root root.pem --out /identity`,
+		Args: upTo("STRING"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r, err := f.renewal()
 			if err != nil {
 				return err
+			}
+			if attest != "" && len(args) > 0 {
+				return &failure{Exit: exitLocal, What: "one proof is enough", Why: "there is a join string, and --attest too", Next: "leave one of them out"}
+			}
+			if attest != "" {
+				return a.joinAttested(cmd.Context(), attest, f, r)
 			}
 			text, err := a.joinText(args)
 			if err != nil {
@@ -48,6 +59,7 @@ COUNTERSIGN_JOIN_FILE names a file with it (better than an argument: other users
 		},
 	}
 	f.add(c)
+	c.Flags().StringVar(&attest, "attest", "", "file with a token of this workload, whose issuer the policy enrols; - reads standard input")
 	return c
 }
 

@@ -107,6 +107,8 @@ func TestPolicyToolsDocument(t *testing.T) {
 func TestClientsDocument(t *testing.T) {
 	runDocument(t, "docs/clients.md", "try", tokens{"pod.jwt": {
 		"(typ)=JWT", "sub=system:serviceaccount:shop:batch", "aud=https://localhost:8443", "scope=", "email=",
+	}, "enrol.jwt": {
+		"(typ)=JWT", "sub=system:serviceaccount:shop:batch", "aud=https://localhost:8443", "scope=", "email=", "jti=another",
 	}})
 }
 

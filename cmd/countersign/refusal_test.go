@@ -242,6 +242,10 @@ func TestLocalErrors(t *testing.T) {
 	refused(t, exitLocal, "policy", "apply", locked)
 	for _, args := range []string{
 		"join", "join x", "join JOIN", "join JOIN --out " + other, "join JOIN --out /proc/x", "join JOIN --out NEW --ttl 5", "join JOIN --out NEW --key DSA",
+		"join JOIN --attest TOKEN --out NEW", "join --attest TOKEN --out NEW", "join --attest TOKEN --out NEW --server https://localhost:1",
+		"join --attest TOKEN --server https://localhost:1 --root CERT", "join --attest CERT --server https://localhost:1 --root CERT --out NEW",
+		"join --attest TOKEN --server https://localhost:1 --root TOKEN --out NEW", "join --attest TOKEN --server http://localhost:1 --root CERT --out NEW",
+		"join --attest TOKEN --server https://localhost:1 --root " + f.identity + "/tls.crt --out NEW",
 		"cert renew", "cert renew --out ID --ttl x", "cert renew --out ID --key RSA-1024", "cert revoke 00", "cert list --limit 0",
 		"service disable a", "service enable a", "join-token create a --ttl 10", "operator add ana", "operator add ana --role king",
 		"operator add ana --role viewer --out " + other, "audit tail -n 0", "audit search --limit 1001", "audit search --since yesterday",
@@ -332,6 +336,8 @@ func TestRefusals(t *testing.T) {
 		{exitDenied, countersign.CodeWrongCredential, "status --identity " + service},
 		{exitDenied, countersign.CodeJoinToken, "join " + joinWith(t, i, "0000000000") + " --out " + filepath.Join(f.dir, "never")},
 		{exitDenied, "", "join " + strings.Replace(f.join, hostOf(f.join), i.public, 1) + " --out " + filepath.Join(f.dir, "never")},
+		{exitDenied, countersign.CodeAssertion, "join --attest " + userFile + " --server https://localhost:" + i.port() + " --root " + filepath.Join(i.dir, "root.pem") + " --out " + filepath.Join(f.dir, "never")},
+		{exitRemote, "", "join --attest " + userFile + " --server https://localhost:" + i.port() + " --root " + f.cert + " --out " + filepath.Join(f.dir, "never")},
 		{exitRemote, "", "status --identity " + f.identity + " --server https://localhost:" + i.port()},
 		{exitRemote, "", "token verify " + foreign + " --audience b --issuer https://localhost:1 --root " + f.cert},
 		{exitLocal, "", "init --trust-domain a.b"},
