@@ -20,7 +20,7 @@ func (a *Authority) admit(ctx context.Context, o order, serial string, notAfter 
 	case howAttested:
 		ops, repeat, err = a.admitAttested(ctx, o, serial)
 	case howRenewal:
-		ops, err = a.admitRenewal(ctx, o)
+		ops, repeat, err = a.admitRenewal(ctx, o, serial, notAfter)
 	case howOperator:
 		ops, err = a.admitOperator(o)
 	}
@@ -95,18 +95,20 @@ func errAttestationUsed(serial string) error {
 }
 
 // admitRenewal judges the certificate with which the caller came, and its key, as they are now.
-func (a *Authority) admitRenewal(ctx context.Context, o order) ([]storage.Op, error) {
+func (a *Authority) admitRenewal(ctx context.Context, o order, serial string, notAfter time.Time) (ops []storage.Op, repeat string, err error) {
 	held, err := a.heldCertificate(ctx, o.by.Serial)
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	if held.Value.ID != o.names.id {
-		return nil, countersign.Errorf(countersign.CodeBadCertificate, "the client certificate is not one of %s", o.names.id)
+		return nil, "", countersign.Errorf(countersign.CodeBadCertificate, "the client certificate is not one of %s", o.names.id)
 	}
-	ops := []storage.Op{certificatesTable().Check(held.Key, storage.Cond{Rev: held.Rev})}
 	key, err := a.heldKey(ctx, held.Value)
 	if err != nil {
-		return nil, err
+		return nil, "", err
+	}
+	if ops, repeat, err = a.goOn(ctx, held, o, serial, notAfter); err != nil || repeat != "" {
+		return nil, repeat, err
 	}
 	// One Apply writes no record twice: if the new certificate has the same key, admitKey's own condition does it.
 	if held.Value.SPKI != o.csr.spki {
@@ -115,11 +117,11 @@ func (a *Authority) admitRenewal(ctx context.Context, o order) ([]storage.Op, er
 	if o.profile == ProfileOperator {
 		operator, err := a.operator(ctx, o.names.id.Name())
 		if err != nil {
-			return nil, err
+			return nil, "", err
 		}
 		ops = append(ops, operatorsTable().Check(operator.Key, storage.Cond{Rev: operator.Rev}))
 	}
-	return ops, nil
+	return ops, "", nil
 }
 
 // admitOperator records the operator's role.
@@ -153,7 +155,8 @@ func (a *Authority) admitKey(ctx context.Context, o order, notAfter time.Time) (
 	return keysTable().Put(o.csr.spki, record, record.expires(), cond)
 }
 
-// heldCertificate is the record of a certificate that a caller holds: present and not revoked.
+// heldCertificate is the record of a certificate that a caller holds: present and not revoked, its lineage not blocked. A
+// *forkError is due to be given to [Authority.forked].
 func (a *Authority) heldCertificate(ctx context.Context, serial string) (storage.Entry[Record], error) {
 	var none storage.Entry[Record]
 	if serial == "" {
@@ -165,10 +168,17 @@ func (a *Authority) heldCertificate(ctx context.Context, serial string) (storage
 		return none, errUnknownPeer(err)
 	case err != nil:
 		return none, storeError(err)
+	case entry.Value.State == StateRevoked && entry.Value.SupersededBy != "":
+		return none, &forkError{lineage: entry.Value.Lineage, serial: serial, why: "it came after " + entry.Value.SupersededBy + " had taken its place"}
 	case entry.Value.State == StateRevoked:
 		return none, errRevokedPeer(entry.Value.Reason)
 	case entry.Value.State != StateValid:
 		return none, countersign.Errorf(countersign.CodeDamaged, "the record of the certificate %s is damaged", serial)
+	}
+	if entry.Value.Lineage != "" {
+		if _, err := a.openLineage(ctx, entry.Value); err != nil {
+			return none, err
+		}
 	}
 	return entry, nil
 }

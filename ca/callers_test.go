@@ -35,7 +35,7 @@ func TestCallersOfAnOlderStore(t *testing.T) {
 	}
 	id := service("orders").ID
 	want, err := h.Callers(t.Context(), id)
-	if err != nil || len(want.Serials) != 2 || len(want.Keys) != 2 || want.Version != 2 {
+	if err != nil || len(want.Serials) != 3 || len(want.Keys) != 2 || want.Version != 2 {
 		t.Fatalf("%+v, %v", want, err)
 	}
 	ops := []storage.Op{stateTable().Delete(indexedKey, storage.Cond{})}
@@ -74,7 +74,7 @@ func TestCallersKeyOutlivesItsCertificate(t *testing.T) {
 	for _, tt := range []struct {
 		later         time.Duration
 		serials, keys int
-	}{{0, 1, 1}, {12 * time.Hour, 1, 1}, {time.Hour, 0, 1}, {12 * time.Hour, 0, 0}} {
+	}{{0, 2, 1}, {12 * time.Hour, 2, 1}, {time.Hour, 1, 1}, {12 * time.Hour, 0, 0}} {
 		h.clock.add(tt.later)
 		got, err := h.Callers(t.Context(), service("orders").ID)
 		if err != nil || len(got.Serials) != tt.serials || len(got.Keys) != tt.keys {

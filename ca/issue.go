@@ -70,7 +70,7 @@ func (a *Authority) Issue(ctx context.Context, by countersign.Caller, r IssueReq
 	} else if by.Method == countersign.ByJoinToken {
 		err = a.unlessUsed(ctx, by, err)
 	}
-	return nil, a.deny(ctx, by, by.ID.String(), err)
+	return nil, a.deny(ctx, by, by.ID.String(), a.forked(ctx, by, err))
 }
 
 // decide is the part of Issue that needs no store: who asks, what policy gives him, whether the request is in order.
@@ -203,6 +203,10 @@ func (a *Authority) fulfil(ctx context.Context, o order) (*Certificate, error) {
 		return nil, err
 	}
 	serial := serialText(s.Serial)
+	lineage, err := a.lineageOf(ctx, o, serial)
+	if err != nil {
+		return nil, err
+	}
 	ops, repeat, err := a.admit(ctx, o, serial, s.NotAfter)
 	if err != nil {
 		return nil, err
@@ -232,6 +236,7 @@ func (a *Authority) fulfil(ctx context.Context, o order) (*Certificate, error) {
 		return nil, countersign.Errorf(countersign.CodeInternal, "the certificate can't be signed").Because(err)
 	}
 	record := newRecord(o, leaf, s.Issuer, a.cfg.Now())
+	record.Lineage = lineage
 	// An intermediate that was rolled back or retired in the meantime wins over what it signed.
 	fence := authoritiesTable().Check(issuer.serial, storage.Cond{Rev: issuer.rev})
 	repeat, err = a.commit(ctx, o, record, fence, ops)

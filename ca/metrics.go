@@ -13,6 +13,7 @@ import (
 type metrics struct {
 	issued      *prometheus.CounterVec
 	denied      *prometheus.CounterVec
+	blocked     *prometheus.CounterVec
 	ends        *prometheus.GaugeVec
 	issuedCount atomic.Uint64
 	deniedCount atomic.Uint64
@@ -26,6 +27,9 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 		denied: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "countersign_certificates_denied_total", Help: "Requests about certificates that were refused, by code.",
 		}, []string{"code"}),
+		blocked: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "countersign_lineages_blocked_total", Help: "Lineages of certificates that were blocked, by reason. keyCompromise without a command means that two hold one key.",
+		}, []string{"reason"}),
 		ends: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "countersign_authority_not_after_seconds", Help: "When a signing certificate ends, as Unix time.",
 		}, []string{"role", "serial"}),
@@ -33,7 +37,7 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 	if r == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.issued, m.denied, m.ends} {
+	for _, c := range []prometheus.Collector{m.issued, m.denied, m.blocked, m.ends} {
 		if err := r.Register(c); err != nil {
 			return nil, fmt.Errorf("register metrics: %w", err)
 		}

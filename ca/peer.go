@@ -40,7 +40,10 @@ func (a *Authority) PeerCaller(ctx context.Context, leaf *x509.Certificate, c co
 	if !ok {
 		changed := a.peerTables()
 		if known, err = a.provenBy(ctx, leaf, id, print); err != nil {
-			return c, err
+			// A fork's alarm names whom the certificate says it is: the handshake has proven its key.
+			accused := c
+			accused.ID, accused.Name, accused.Serial = id, id.String(), serialText(leaf.SerialNumber)
+			return c, a.forked(ctx, accused, err)
 		}
 		a.judged.remember(print, known, changed)
 	}
@@ -53,6 +56,7 @@ func (a *Authority) PeerCaller(ctx context.Context, leaf *x509.Certificate, c co
 func (a *Authority) peerTables() []<-chan struct{} {
 	return []<-chan struct{}{
 		a.cfg.Store.Changed(certificatesTable().Name), a.cfg.Store.Changed(keysTable().Name), a.cfg.Store.Changed(operatorsTable().Name),
+		a.cfg.Store.Changed(lineagesTable().Name),
 	}
 }
 
@@ -67,6 +71,9 @@ func (a *Authority) provenBy(ctx context.Context, leaf *x509.Certificate, id cou
 		return nobody, errUnknownPeer(errors.New("the record of its serial is about another certificate"))
 	}
 	if _, err := a.heldKey(ctx, held.Value); err != nil {
+		return nobody, err
+	}
+	if err := a.sight(ctx, held.Value); err != nil {
 		return nobody, err
 	}
 	role := countersign.RoleNone

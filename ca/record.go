@@ -38,7 +38,12 @@ type Record struct {
 	Fingerprint string         `json:"fingerprint"` // lower-case hex SHA-256 of the certificate
 	Issuer      string         `json:"issuer"`      // the serial of the intermediate
 	IssuedTo    string         `json:"issued_to"`   // the caller's name
-	PEM         string         `json:"pem"`         // the leaf
+
+	Lineage      string `json:"lineage,omitempty"`       // the serial of the enrolment; none: the daemon's own
+	Successor    string `json:"successor,omitempty"`     // the serial that it was renewed to
+	SupersededBy string `json:"superseded_by,omitempty"` // the serial that took its place before anybody came with it
+
+	PEM string `json:"pem"` // the leaf
 }
 
 // at is the record as it is to be shown at now.
@@ -89,7 +94,7 @@ func ownerKey(r Record) string {
 
 func ownerPrefix(kind, name string) string { return kind + "/" + name + "/" }
 
-// recordOps are the operations that record a certificate: it and its place in the index.
+// recordOps are the operations that record a certificate: it, its places in the indices, and the lineage that it begins.
 func recordOps(r Record) ([]storage.Op, error) {
 	expires := r.NotAfter.Add(keepExpired)
 	put, err := certificatesTable().Put(r.Serial, r, expires, storage.Cond{Absent: true})
@@ -97,7 +102,15 @@ func recordOps(r Record) ([]storage.Op, error) {
 		return nil, err
 	}
 	index, err := ownersTable().Put(ownerKey(r), struct{}{}, expires, storage.Cond{})
-	return []storage.Op{put, index}, err
+	if err != nil || r.Lineage == "" {
+		return []storage.Op{put, index}, err
+	}
+	member, err := membersTable().Put(memberKey(r.Lineage, r.Serial), struct{}{}, expires, storage.Cond{})
+	if err != nil || r.Lineage != r.Serial {
+		return []storage.Op{put, index, member}, err
+	}
+	begin, err := beginLineage(r)
+	return append(begin, put, index, member), err
 }
 
 // Certificate is what was issued, with the window in which to renew it.

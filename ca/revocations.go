@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -60,7 +61,11 @@ func (a *Authority) indexRevoked(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			pending = append(pending, ops...)
+			for _, op := range ops { // several certificates may have one compromised key
+				if !slices.ContainsFunc(pending, func(o storage.Op) bool { return o.Key == op.Key }) {
+					pending = append(pending, op)
+				}
+			}
 		}
 		if len(pending) >= storage.MaxOps-3 {
 			if _, err := a.cfg.Store.Apply(ctx, pending...); err != nil {

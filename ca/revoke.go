@@ -12,17 +12,21 @@ import (
 	"github.com/countersign/countersign/storage/audit"
 )
 
-const reasonKeyCompromise = "keyCompromise"
+const (
+	reasonKeyCompromise = "keyCompromise"
+	reasonSuperseded    = "superseded"
+)
 
 // Reasons are those of RFC 5280 5.3.1 for which a certificate may be revoked here.
 func Reasons() []string {
 	return []string{
-		"unspecified", reasonKeyCompromise, "affiliationChanged", "superseded", "cessationOfOperation", "privilegeWithdrawn",
+		"unspecified", reasonKeyCompromise, "affiliationChanged", reasonSuperseded, "cessationOfOperation", "privilegeWithdrawn",
 	}
 }
 
 // Revoke revokes a certificate: from its return on it is no credential, can't be renewed, and its key is never certified
-// again; after "keyCompromise" its key is no credential in any other certificate either. An operator may revoke every
+// again; after "keyCompromise" its key is no credential in any other certificate either. Its lineage is blocked with it,
+// and so are its successors, unless the reason is "superseded". An operator may revoke every
 // certificate, the holder of a certificate that very one. "" is the reason "unspecified".
 // Codes: CodeReason, CodeRole, CodeNoCertificate, CodeAlreadyRevoked.
 func (a *Authority) Revoke(ctx context.Context, by countersign.Caller, serial, reason string) error {
@@ -57,7 +61,13 @@ func (a *Authority) revoke(ctx context.Context, by countersign.Caller, serial, r
 	if _, err := a.cfg.Audit.Append(ctx, event); err != nil {
 		return err
 	}
-	if err := a.recordRevocation(ctx, entry, reason); err != nil {
+	lineage := entry.Value.Lineage
+	if reason == reasonSuperseded {
+		lineage = "" // it was replaced, and nothing is wrong with its successors
+	}
+	if err := a.recordRevocation(ctx, entry, reason, func() ([]storage.Op, error) {
+		return a.blockWith(ctx, lineage, reason, "its certificate "+serial+" was revoked")
+	}); err != nil {
 		event.Outcome, event.Code = audit.Failed, countersign.AsError(err).Code
 		if event.Code == countersign.CodeUnknownOutcome {
 			return err // the intent is all that can be said
@@ -68,8 +78,11 @@ func (a *Authority) revoke(ctx context.Context, by countersign.Caller, serial, r
 		return err
 	}
 	event.Outcome = audit.OK
-	_, err = a.cfg.Audit.Append(context.WithoutCancel(ctx), event)
-	return err
+	ctx = context.WithoutCancel(ctx)
+	if _, err = a.cfg.Audit.Append(ctx, event); err != nil || lineage == "" {
+		return err
+	}
+	return a.sweep(ctx, lineage)
 }
 
 // revocable is the record of a certificate that is not revoked yet.
@@ -82,12 +95,20 @@ func (a *Authority) revocable(ctx context.Context, serial string) (storage.Entry
 	return entry, err
 }
 
-// recordRevocation marks certificate and key in one Apply, on condition that both are as they were read.
-func (a *Authority) recordRevocation(ctx context.Context, entry storage.Entry[Record], reason string) error {
+// recordRevocation marks certificate and key in one Apply, on condition that both are as they were read, together with
+// more, unless that is nil.
+func (a *Authority) recordRevocation(ctx context.Context, entry storage.Entry[Record], reason string, more func() ([]storage.Op, error)) error {
 	for range maxTries {
 		ops, err := a.revocationOps(ctx, entry, reason)
 		if err != nil {
 			return err
+		}
+		if more != nil {
+			others, err := more()
+			if err != nil {
+				return err
+			}
+			ops = append(ops, others...)
 		}
 		_, err = a.cfg.Store.Apply(ctx, ops...)
 		if err == nil {
@@ -103,13 +124,9 @@ func (a *Authority) recordRevocation(ctx context.Context, entry storage.Entry[Re
 	return storeError(storage.ErrConflict)
 }
 
+// revocationOps mark a certificate as revoked, and its key.
 func (a *Authority) revocationOps(ctx context.Context, entry storage.Entry[Record], reason string) ([]storage.Op, error) {
 	record := entry.Value
-	record.State, record.Reason, record.RevokedAt = StateRevoked, reason, a.cfg.Now().UTC()
-	put, err := certificatesTable().Put(entry.Key, record, entry.Expires, storage.Cond{Rev: entry.Rev})
-	if err != nil {
-		return nil, err
-	}
 	key, cond := keyRecord{ID: record.ID, NotAfter: record.NotAfter}, storage.Cond{Absent: true}
 	switch found, err := keysTable().Get(ctx, a.cfg.Store, record.SPKI); {
 	case err == nil:
@@ -120,10 +137,22 @@ func (a *Authority) revocationOps(ctx context.Context, entry storage.Entry[Recor
 	if key.Revoked != reasonKeyCompromise { // which says more than any other reason
 		key.Revoked = reason
 	}
+	ops, err := a.revokedRecordOps(entry, reason, key)
+	if err != nil {
+		return nil, err
+	}
 	putKey, err := keysTable().Put(record.SPKI, key, key.expires(), cond)
+	return append(ops, putKey), err
+}
+
+// revokedRecordOps mark a certificate as revoked; key is its key's record after that.
+func (a *Authority) revokedRecordOps(entry storage.Entry[Record], reason string, key keyRecord) ([]storage.Op, error) {
+	record := entry.Value
+	record.State, record.Reason, record.RevokedAt = StateRevoked, reason, a.cfg.Now().UTC()
+	put, err := certificatesTable().Put(entry.Key, record, entry.Expires, storage.Cond{Rev: entry.Rev})
 	if err != nil {
 		return nil, err
 	}
 	index, err := revokedOps(record, key)
-	return append(index, put, putKey), err
+	return append(index, put), err
 }

@@ -77,6 +77,7 @@ func TestRevocationThatFails(t *testing.T) {
 		if !slices.Equal(got, tt.want) {
 			t.Errorf("%v: events %v, want %v", tt.fail, got, tt.want)
 		}
+		h.cfg.Store = h.bolt
 		h.peer(cert)
 	}
 }

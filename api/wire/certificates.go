@@ -40,7 +40,12 @@ type CertificateRecord struct {
 	Fingerprint string         `json:"fingerprint"` // hex SHA-256 of the certificate
 	Issuer      string         `json:"issuer"`
 	IssuedTo    string         `json:"issued_to"` // the caller that asked, as the audit log shows it
-	PEM         string         `json:"pem"`
+
+	Lineage      string `json:"lineage,omitempty"`       // the serial of the enrolment that it comes from; none: the daemon's own
+	Successor    string `json:"successor,omitempty"`     // the serial that it was renewed to
+	SupersededBy string `json:"superseded_by,omitempty"` // the serial that took its place before anybody came with it
+
+	PEM string `json:"pem"`
 }
 
 // Certificates is one page of the inventory.
