@@ -47,8 +47,8 @@ type Config struct {
 	Proxies []netip.Prefix // whose X-Forwarded-For is believed, and nobody else's
 
 	// TLSProxies are the services that end the TLS connections of others and forward their client certificates, as OAuth
-	// clients. Such a service is nobody by itself, see forwarded.
-	TLSProxies []countersign.ID
+	// clients, each in one header. Such a service is nobody by itself, see forwarded.
+	TLSProxies map[countersign.ID]CertHeader
 
 	Logger   *slog.Logger         // nil: discards
 	Registry *prometheus.Registry // what /metrics shows; nil: one of its own
@@ -77,6 +77,11 @@ type Server struct {
 func New(cfg Config) (*Server, error) {
 	if cfg.CA == nil || cfg.STS == nil || cfg.Policy == nil || cfg.Keys == nil || cfg.Audit == nil {
 		return nil, errors.New("api: CA, STS, Policy, Keys and Audit are required")
+	}
+	for id, header := range cfg.TLSProxies {
+		if header != ClientCert && header != XFCC {
+			return nil, fmt.Errorf("api: no header is named in which %s forwards certificates", id)
+		}
 	}
 	issuer, err := url.Parse(cfg.Issuer)
 	if err != nil || issuer.Scheme != "https" || issuer.Host == "" {

@@ -131,7 +131,7 @@ func (s *Server) bearer(c echo.Context, nobody countersign.Caller, authorization
 func missing(a auth, nobody countersign.Caller) error {
 	if !nobody.Proxy.IsZero() {
 		return countersign.Errorf(countersign.CodeProxyAlone, "the request came through a proxy that names no client certificate").
-			WithHint("send one to the proxy; a proxy that asks for itself names its own in Client-Cert")
+			WithHint("send one to the proxy; a proxy that asks for itself names its own, in the header that tls.proxies gives it")
 	}
 	e := countersign.Errorf(countersign.CodeNoCredential, "no credential was sent")
 	switch {

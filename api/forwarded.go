@@ -27,54 +27,79 @@ const (
 	maxForwardedMore = 8        // certificates of a Client-Cert-Chain
 )
 
-// forwards tells whether a request has one of the headers, whatever is in it.
-func forwards(h http.Header) bool {
-	return len(h[headerCert])+len(h[headerChain])+len(h[headerXFCC]) > 0
+// CertHeader says in which header a proxy forwards the client certificate. The zero value is none.
+type CertHeader uint8
+
+// The headers that a proxy may speak.
+const (
+	ClientCert CertHeader = iota + 1 // Client-Cert, with or without Client-Cert-Chain (RFC 9440)
+	XFCC                             // Envoy's x-forwarded-client-cert
+)
+
+// other is the header that a proxy of h does not speak.
+func (h CertHeader) other() CertHeader {
+	if h == XFCC {
+		return ClientCert
+	}
+	return XFCC
 }
 
-// forwardedCertificate reads the one client certificate that the headers hand on; nil: they name none. It proves nothing: who
-// sent the headers, and whether this is a certificate of a client, is not judged here. Each header at most once; of both kinds
-// only if they agree. A hash, a subject or a URI alone is no certificate.
-func forwardedCertificate(h http.Header) (*x509.Certificate, error) {
-	for _, name := range []string{headerCert, headerXFCC} {
-		if len(h[name]) > 1 {
-			return nil, errors.New(name + " stands more than once")
-		}
+// forwards tells whether a request has a header of one kind, whatever is in it.
+func forwards(h http.Header, kind CertHeader) bool {
+	if kind == XFCC {
+		return len(h[headerXFCC]) > 0
 	}
-	var found []byte
+	return len(h[headerCert])+len(h[headerChain]) > 0
+}
+
+// forwardedCertificate reads the one client certificate that the headers of one kind hand on; nil: they name none. It proves
+// nothing: who sent the headers, and whether this is a certificate of a client, is not judged here. Each header at most once.
+// A hash, a subject or a URI alone is no certificate.
+func forwardedCertificate(h http.Header, kind CertHeader) (*x509.Certificate, error) {
+	read, name := clientCertDER, headerCert
+	if kind == XFCC {
+		read, name = xfccDER, headerXFCC
+	}
+	if len(h[name]) > 1 {
+		return nil, errors.New(name + " stands more than once")
+	}
+	der, err := read(h)
+	if der == nil || err != nil {
+		return nil, err
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, errors.New("what was forwarded is no certificate")
+	}
+	return cert, nil
+}
+
+func clientCertDER(h http.Header) (der []byte, err error) {
 	if len(h[headerCert]) == 1 {
-		der, err := byteSequence(h.Get(headerCert))
-		if err != nil {
+		if der, err = byteSequence(h.Get(headerCert)); err != nil {
 			return nil, errors.New(headerCert + ": " + err.Error())
 		}
-		found = der
 	}
 	if len(h[headerChain]) > 0 {
-		if found == nil { // RFC 9440 2.3
+		if der == nil { // RFC 9440 2.3
 			return nil, errors.New(headerChain + " stands without " + headerCert)
 		}
 		if err := checkForwardedChain(h[headerChain]); err != nil {
 			return nil, errors.New(headerChain + ": " + err.Error())
 		}
 	}
-	if len(h[headerXFCC]) == 1 {
-		der, err := xfccCertificate(h.Get(headerXFCC))
-		if err != nil {
-			return nil, errors.New(headerXFCC + ": " + err.Error())
-		}
-		if found != nil && !bytes.Equal(found, der) {
-			return nil, errors.New(headerCert + " and " + headerXFCC + " hold different certificates")
-		}
-		found = der
-	}
-	if found == nil {
+	return der, nil
+}
+
+func xfccDER(h http.Header) ([]byte, error) {
+	if len(h[headerXFCC]) == 0 {
 		return nil, nil
 	}
-	cert, err := x509.ParseCertificate(found)
+	der, err := xfccCertificate(h.Get(headerXFCC))
 	if err != nil {
-		return nil, errors.New("what was forwarded is no certificate")
+		return nil, errors.New(headerXFCC + ": " + err.Error())
 	}
-	return cert, nil
+	return der, nil
 }
 
 // byteSequence reads an RFC 8941 3.3.5 item without parameters, in its one spelling.

@@ -12,6 +12,7 @@ import (
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -23,7 +24,21 @@ import (
 
 func newProxied(t *testing.T) *asserting {
 	t.Helper()
-	return newAsserting(t, kitOptions{proxies: []string{"edge"}, policy: strings.Replace(testPolicy, "  - name: reports\n", "  - name: reports\n  - name: edge\n", 1)})
+	return newAsserting(t, kitOptions{
+		proxies: map[string]CertHeader{"edge": ClientCert, "front": XFCC},
+		policy:  strings.Replace(testPolicy, "  - name: reports\n", "  - name: reports\n  - name: edge\n  - name: front\n", 1),
+	})
+}
+
+// byHeader chooses the proxy that speaks the header of a request: edge RFC 9440, front Envoy's.
+func (a *asserting) byHeader() func(header []string) *http.Client {
+	edge, front := a.raw(a.join("edge")), a.raw(a.join("front"))
+	return func(header []string) *http.Client {
+		if slices.Contains(header, headerXFCC) {
+			return front
+		}
+		return edge
+	}
 }
 
 // clientCert is the header of RFC 9440.
@@ -41,24 +56,22 @@ func xfcc(id *identity.Identity) string {
 
 func TestForwardedCertificates(t *testing.T) {
 	a := newProxied(t)
-	edge, reports := a.join("edge"), a.join("reports")
-	proxy := a.raw(edge)
+	proxy, reports, orders := a.byHeader(), a.join("reports"), a.join("orders")
 	for name, header := range map[string][]string{
 		"RFC 9440":            {headerCert, clientCert(reports)},
-		"RFC 9440 with chain": {headerCert, clientCert(reports), headerChain, clientCert(edge) + ", " + clientCert(edge)},
+		"RFC 9440 with chain": {headerCert, clientCert(reports), headerChain, clientCert(orders) + ", " + clientCert(orders)},
 		"Envoy":               {headerXFCC, xfcc(reports)},
 		"Envoy, many names":   {headerXFCC, "By=spiffe://a/b;By=spiffe://a/c;URI=;URI=x;" + xfcc(reports)},
-		"both, alike":         {headerXFCC, xfcc(reports), headerCert, clientCert(reports)},
 		"in lower case":       {"client-cert", clientCert(reports)},
 	} {
-		got := a.postToken(proxy, machineForm(), header...)
+		got := a.postToken(proxy(header), machineForm(), header...)
 		a.checkToken(name, got, 200, "")
 		if claims := a.claimsOf(got); claims["client_id"] != reportsID {
 			t.Errorf("%s: %v", name, claims)
 		}
 	}
 	for _, r := range a.records("token.issued") {
-		if r.By.Method != "certificate" || r.By.ID != reportsID || r.By.Serial != reports.Serial || r.By.Proxy != "spiffe://shop.internal/edge" {
+		if r.By.Method != "certificate" || r.By.ID != reportsID || r.By.Serial != reports.Serial || r.By.Proxy == "" {
 			t.Errorf("the record's caller is %+v", r.By)
 		}
 	}
@@ -70,8 +83,7 @@ func TestForwardedCertificates(t *testing.T) {
 // What the proxy forwards is judged as if it had come by itself, on every request.
 func TestForwardedCertificateIsJudged(t *testing.T) {
 	a := newProxied(t)
-	edge, reports := a.join("edge"), a.join("reports")
-	proxy := a.raw(edge)
+	proxy, reports := a.byHeader(), a.join("reports")
 	ann := a.operator("ann", countersign.RoleAdmin)
 	cert, other := clientCert(reports), a.join("orders")
 	pemOf := func(der []byte) string {
@@ -82,54 +94,98 @@ func TestForwardedCertificateIsJudged(t *testing.T) {
 		header []string
 		want   countersign.Code
 	}{
-		"none":                           {nil, countersign.CodeProxyAlone},
-		"foreign":                        {[]string{headerCert, clientCert(foreign(t, reports))}, bad},
-		"of the daemon":                  {[]string{headerCert, clientCert(a.daemonIdentity())}, bad},
-		"of an operator":                 {[]string{headerCert, clientCert(ann)}, forwarded},
-		"empty":                          {[]string{headerCert, ""}, forwarded},
-		"twice":                          {[]string{headerCert, cert, headerCert, cert}, forwarded},
-		"two in one":                     {[]string{headerCert, cert + ", " + cert}, forwarded},
-		"as plain base64":                {[]string{headerCert, strings.Trim(cert, ":")}, forwarded},
-		"with parameters":                {[]string{headerCert, cert + ";a=1"}, forwarded},
-		"as PEM":                         {[]string{headerCert, pemOf(reports.Chain[0].Raw)}, forwarded},
-		"cut short":                      {[]string{headerCert, ":" + cert[1:41] + ":"}, forwarded},
-		"only a chain":                   {[]string{headerChain, cert}, forwarded},
-		"a broken chain":                 {[]string{headerCert, cert, headerChain, "x"}, forwarded},
-		"a long chain":                   {[]string{headerCert, cert, headerChain, strings.Repeat(":AA==:,", 8) + ":AA==:"}, forwarded},
-		"XFCC: Hash and URI only":        {[]string{headerXFCC, "Hash=" + strings.Repeat("0", 64) + ";URI=" + reportsID}, forwarded},
-		"XFCC: By and URI only":          {[]string{headerXFCC, "By=spiffe://shop.internal/edge;URI=" + reportsID}, forwarded},
-		"XFCC: another's Hash":           {[]string{headerXFCC, "Hash=" + strings.Repeat("0", 64) + `;Cert="` + pemOf(reports.Chain[0].Raw) + `"`}, forwarded},
-		"XFCC: two elements":             {[]string{headerXFCC, xfcc(reports) + "," + xfcc(reports)}, forwarded},
-		"XFCC: twice":                    {[]string{headerXFCC, xfcc(reports), headerXFCC, xfcc(reports)}, forwarded},
-		"XFCC: two Certs":                {[]string{headerXFCC, xfcc(reports) + `;cert="x"`}, forwarded},
-		"XFCC: two certificates":         {[]string{headerXFCC, `Cert="` + pemOf(other.Chain[0].Raw) + pemOf(reports.Chain[0].Raw) + `"`}, forwarded},
-		"XFCC: a key":                    {[]string{headerXFCC, `Cert="` + url.PathEscape(string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: []byte("x")}))) + `"`}, forwarded},
-		"XFCC: a broken escape":          {[]string{headerXFCC, `Cert="%zz"`}, forwarded},
-		"XFCC: an open quote":            {[]string{headerXFCC, `Cert="x`}, forwarded},
-		"XFCC: quote in the middle":      {[]string{headerXFCC, `Subject=a"b";` + xfcc(reports)}, forwarded},
-		"XFCC: a Cert inside a Subject":  {[]string{headerXFCC, `Hash=x;Subject="a;Cert=` + pemOf(reports.Chain[0].Raw) + `"`}, forwarded},
-		"XFCC: no pairs":                 {[]string{headerXFCC, "x"}, forwarded},
-		"XFCC: a semicolon at the end":   {[]string{headerXFCC, xfcc(reports) + ";"}, forwarded},
-		"both, of different clients":     {[]string{headerCert, cert, headerXFCC, xfcc(other)}, forwarded},
-		"both, the second can't be read": {[]string{headerCert, cert, headerXFCC, "x"}, forwarded},
-		"nginx's header":                 {[]string{"Ssl-Client-Cert", pemOf(reports.Chain[0].Raw), "X-Client-Cert", cert}, countersign.CodeProxyAlone},
+		"none":                          {nil, countersign.CodeProxyAlone},
+		"foreign":                       {[]string{headerCert, clientCert(foreign(t, reports))}, bad},
+		"of the daemon":                 {[]string{headerCert, clientCert(a.daemonIdentity())}, bad},
+		"of an operator":                {[]string{headerCert, clientCert(ann)}, forwarded},
+		"empty":                         {[]string{headerCert, ""}, forwarded},
+		"twice":                         {[]string{headerCert, cert, headerCert, cert}, forwarded},
+		"two in one":                    {[]string{headerCert, cert + ", " + cert}, forwarded},
+		"as plain base64":               {[]string{headerCert, strings.Trim(cert, ":")}, forwarded},
+		"with parameters":               {[]string{headerCert, cert + ";a=1"}, forwarded},
+		"as PEM":                        {[]string{headerCert, pemOf(reports.Chain[0].Raw)}, forwarded},
+		"cut short":                     {[]string{headerCert, ":" + cert[1:41] + ":"}, forwarded},
+		"only a chain":                  {[]string{headerChain, cert}, forwarded},
+		"a broken chain":                {[]string{headerCert, cert, headerChain, "x"}, forwarded},
+		"a long chain":                  {[]string{headerCert, cert, headerChain, strings.Repeat(":AA==:,", 8) + ":AA==:"}, forwarded},
+		"XFCC: Hash and URI only":       {[]string{headerXFCC, "Hash=" + strings.Repeat("0", 64) + ";URI=" + reportsID}, forwarded},
+		"XFCC: By and URI only":         {[]string{headerXFCC, "By=spiffe://shop.internal/edge;URI=" + reportsID}, forwarded},
+		"XFCC: another's Hash":          {[]string{headerXFCC, "Hash=" + strings.Repeat("0", 64) + `;Cert="` + pemOf(reports.Chain[0].Raw) + `"`}, forwarded},
+		"XFCC: two elements":            {[]string{headerXFCC, xfcc(reports) + "," + xfcc(reports)}, forwarded},
+		"XFCC: twice":                   {[]string{headerXFCC, xfcc(reports), headerXFCC, xfcc(reports)}, forwarded},
+		"XFCC: two Certs":               {[]string{headerXFCC, xfcc(reports) + `;cert="x"`}, forwarded},
+		"XFCC: two certificates":        {[]string{headerXFCC, `Cert="` + pemOf(other.Chain[0].Raw) + pemOf(reports.Chain[0].Raw) + `"`}, forwarded},
+		"XFCC: a key":                   {[]string{headerXFCC, `Cert="` + url.PathEscape(string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: []byte("x")}))) + `"`}, forwarded},
+		"XFCC: a broken escape":         {[]string{headerXFCC, `Cert="%zz"`}, forwarded},
+		"XFCC: an open quote":           {[]string{headerXFCC, `Cert="x`}, forwarded},
+		"XFCC: quote in the middle":     {[]string{headerXFCC, `Subject=a"b";` + xfcc(reports)}, forwarded},
+		"XFCC: a Cert inside a Subject": {[]string{headerXFCC, `Hash=x;Subject="a;Cert=` + pemOf(reports.Chain[0].Raw) + `"`}, forwarded},
+		"XFCC: no pairs":                {[]string{headerXFCC, "x"}, forwarded},
+		"XFCC: a semicolon at the end":  {[]string{headerXFCC, xfcc(reports) + ";"}, forwarded},
+		"nginx's header":                {[]string{"Ssl-Client-Cert", pemOf(reports.Chain[0].Raw), "X-Client-Cert", cert}, countersign.CodeProxyAlone},
 	} {
-		got := a.postToken(proxy, machineForm(), c.header...)
+		got := a.postToken(proxy(c.header), machineForm(), c.header...)
 		a.checkToken(name, got, 401, "invalid_client")
 		if got.code() != c.want {
 			t.Errorf("%s: %s, want %s", name, got.body, c.want)
 		}
 	}
-	a.checkToken("good", a.postToken(proxy, machineForm(), headerCert, cert), 200, "")
+	a.checkToken("good", a.postToken(proxy([]string{headerCert}), machineForm(), headerCert, cert), 200, "")
 	a.must(a.admin().Revoke(t.Context(), reports.Serial, "superseded"))
-	if got := a.postToken(proxy, machineForm(), headerCert, cert); got.code() != countersign.CodeRevokedPeer {
+	if got := a.postToken(proxy([]string{headerCert}), machineForm(), headerCert, cert); got.code() != countersign.CodeRevokedPeer {
 		t.Errorf("revoked: %d %s", got.status, got.body)
 	}
 	renewed := a.join("reports")
-	a.checkToken("the next one", a.postToken(proxy, machineForm(), headerXFCC, xfcc(renewed)), 200, "")
+	a.checkToken("the next one", a.postToken(proxy([]string{headerXFCC}), machineForm(), headerXFCC, xfcc(renewed)), 200, "")
 	a.clock.turn(25 * time.Hour) // the proxy's own and the client's are over
-	if got := a.postToken(proxy, machineForm(), headerXFCC, xfcc(renewed)); got.code() != countersign.CodeExpiredPeer {
+	if got := a.postToken(proxy([]string{headerXFCC}), machineForm(), headerXFCC, xfcc(renewed)); got.code() != countersign.CodeExpiredPeer {
 		t.Errorf("expired: %d %s", got.status, got.body)
+	}
+}
+
+// A proxy speaks one header. What stands in the other one, it passed on as a stranger sent it: that is not read, and counted.
+func TestProxiesSpeakOneHeader(t *testing.T) {
+	a := newProxied(t)
+	edge, front, reports, orders := a.join("edge"), a.join("front"), a.join("reports"), a.join("orders")
+	ignored := 0.0
+	for name, c := range map[string]struct {
+		proxy  *identity.Identity
+		header []string
+		want   countersign.Code
+	}{
+		"edge, Envoy's alone":          {edge, []string{headerXFCC, xfcc(reports)}, countersign.CodeProxyAlone},
+		"edge, both":                   {edge, []string{headerCert, clientCert(reports), headerXFCC, xfcc(orders)}, ""},
+		"edge, the other is broken":    {edge, []string{headerCert, clientCert(reports), headerXFCC, "x", headerXFCC, "y"}, ""},
+		"edge, its own in Envoy's":     {edge, []string{headerXFCC, xfcc(edge)}, countersign.CodeProxyAlone},
+		"front, RFC 9440's alone":      {front, []string{headerCert, clientCert(reports)}, countersign.CodeProxyAlone},
+		"front, RFC 9440's chain":      {front, []string{headerChain, clientCert(reports)}, countersign.CodeProxyAlone},
+		"front, both":                  {front, []string{headerXFCC, xfcc(reports), headerCert, clientCert(orders)}, ""},
+		"front, the other is broken":   {front, []string{headerXFCC, xfcc(reports), headerCert, "x", headerChain, ""}, ""},
+		"front, its own in RFC 9440's": {front, []string{headerCert, clientCert(front)}, countersign.CodeProxyAlone},
+		"front, empty":                 {front, []string{headerXFCC, "", headerCert, clientCert(reports)}, countersign.CodeForwarded},
+	} {
+		got := a.postToken(a.raw(c.proxy), machineForm(), c.header...)
+		if got.code() != c.want {
+			t.Errorf("%s: %d %s, want %q", name, got.status, got.body, c.want)
+		}
+		if c.want == "" && a.claimsOf(got)["client_id"] != reportsID {
+			t.Errorf("%s: %v", name, a.claimsOf(got))
+		}
+		if ignored++; a.ignored() != ignored {
+			t.Errorf("%s: %v requests were counted, want %v", name, a.ignored(), ignored)
+		}
+	}
+}
+
+// Our own client finds out in which header it has to name itself, when it is a proxy.
+func TestProxiesNameThemselves(t *testing.T) {
+	a := newProxied(t)
+	for _, name := range []string{"edge", "front"} {
+		_, csr := newCSR(t)
+		got, err := a.over(a.join(name)).Renew(t.Context(), wire.CertificateRequest{CSR: csr})
+		if err != nil || got.ID.Name() != name {
+			t.Errorf("%s: %v %v", name, got.ID, err)
+		}
 	}
 }
 
@@ -265,7 +321,11 @@ func FuzzForwardedCertificate(f *testing.F) {
 		for _, h := range []http.Header{
 			{headerCert: {cert}}, {headerXFCC: {xfcc}}, {headerCert: {cert}, headerChain: {chain}, headerXFCC: {xfcc}}, {headerChain: {chain, chain}},
 		} {
-			leaf, err := forwardedCertificate(h)
+			kind := ClientCert
+			if len(h[headerXFCC]) > 0 {
+				kind = XFCC
+			}
+			leaf, err := forwardedCertificate(h, kind)
 			if (leaf == nil) == (err == nil) {
 				t.Errorf("%v: %v %v", h, leaf, err)
 			}

@@ -117,7 +117,7 @@ type kitOptions struct {
 	issuer string
 	policy string
 
-	proxies []string // services that forward client certificates
+	proxies map[string]CertHeader // services that forward client certificates
 }
 
 func (k *kit) must(err error) {
@@ -183,11 +183,11 @@ func (k *kit) assemble(o kitOptions) {
 		Issuer: o.issuer, Policy: k.book.Current, Keys: k.ring, Audit: k.audit, Store: store, Now: k.clock.now, Logger: logger,
 	})
 	k.must(err)
-	var proxies []countersign.ID
-	for _, name := range o.proxies {
+	proxies := map[countersign.ID]CertHeader{}
+	for name, header := range o.proxies {
 		id, err := countersign.NewServiceID(testDomain, name)
 		k.must(err)
-		proxies = append(proxies, id)
+		proxies[id] = header
 	}
 	k.api, err = New(Config{TLSProxies: proxies,
 		CA: k.ca, STS: tokens, Policy: k.book, Keys: k.ring, Audit: k.audit, Issuer: o.issuer, TrustDomain: testDomain,

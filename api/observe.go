@@ -45,7 +45,7 @@ func newMetrics(registry prometheus.Registerer) (metrics, error) {
 		}),
 		ignored: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "countersign_http_forwarded_certificates_ignored_total",
-			Help: "Requests with Client-Cert, Client-Cert-Chain or x-forwarded-client-cert from a peer that is not in tls.proxies.",
+			Help: "Requests with Client-Cert, Client-Cert-Chain or x-forwarded-client-cert that had no effect: from a peer that is not in tls.proxies, or does not speak that header.",
 		}),
 	}
 	for _, c := range []prometheus.Collector{m.requests, m.duration, m.inflight, m.ignored} {

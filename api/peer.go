@@ -2,7 +2,6 @@ package api
 
 import (
 	"bytes"
-	"slices"
 
 	"github.com/labstack/echo/v4"
 
@@ -20,7 +19,10 @@ func (s *Server) peer(c echo.Context, r route, nobody countersign.Caller) (peer 
 	}
 	leaf := rq.TLS.PeerCertificates[0]
 	direct, err := s.CA.PeerCaller(rq.Context(), leaf, nobody)
-	if err == nil && slices.Contains(s.TLSProxies, direct.ID) {
+	if _, proxy := s.TLSProxies[direct.ID]; err == nil && proxy {
+		if forwards(rq.Header, s.TLSProxies[direct.ID].other()) {
+			s.metrics.ignored.Inc()
+		}
 		return s.forwarded(c, r, direct, leaf.Raw, nobody)
 	}
 	s.ignoreForwarded(c)
@@ -46,7 +48,7 @@ func (s *Server) stillPeer(c echo.Context, r route, caller countersign.Caller) e
 
 // ignoreForwarded counts headers from a peer that may not forward certificates. They have no effect.
 func (s *Server) ignoreForwarded(c echo.Context) {
-	if forwards(c.Request().Header) {
+	if h := c.Request().Header; forwards(h, ClientCert) || forwards(h, XFCC) {
 		s.metrics.ignored.Inc()
 	}
 }
@@ -56,8 +58,8 @@ func (s *Server) ignoreForwarded(c echo.Context) {
 // get itself certificates of every service whose certificate it saw, or be any operator.
 //
 // The proxy is nobody by itself: else it would lend its identity to every client that it forgets to name. To be the client
-// itself, as for a renewal, it names its own certificate; it removes the headers that its clients send (RFC 9440 4), so that
-// nobody else can.
+// itself, as for a renewal, it names its own certificate; it removes what its clients send in its header (RFC 9440 4), so that
+// nobody else can. The other header it may pass on as it came: that one is never read.
 func (s *Server) forwarded(c echo.Context, r route, proxy countersign.Caller, own []byte, nobody countersign.Caller) (countersign.Caller, bool, error) {
 	nobody.Proxy = proxy.ID
 	refuse := func(format string, args ...any) (countersign.Caller, bool, error) {
@@ -67,7 +69,7 @@ func (s *Server) forwarded(c echo.Context, r route, proxy countersign.Caller, ow
 	if !ok || service.Disabled != nil {
 		return refuse("the proxy is no service that is in force")
 	}
-	leaf, err := forwardedCertificate(c.Request().Header)
+	leaf, err := forwardedCertificate(c.Request().Header, s.TLSProxies[proxy.ID])
 	switch {
 	case err != nil:
 		return refuse("the forwarded client certificate can't be read: %v", err)

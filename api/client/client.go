@@ -13,9 +13,11 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -59,7 +61,7 @@ type Client struct {
 	base    string
 	timeout time.Duration
 	date    func(time.Time)
-	own     string // Client-Cert (RFC 9440) with the identity's certificate; "" without one
+	own     []http.Header // that name the identity's certificate, as a proxy does: RFC 9440, Envoy; empty without one
 }
 
 // New checks the configuration; it opens no connection.
@@ -96,7 +98,7 @@ func New(cfg Config) (*Client, error) {
 		}
 	}
 	if cfg.Identity != nil && cfg.Socket == "" && cfg.TLS == nil && len(cfg.Identity.Chain) > 0 {
-		c.own = ":" + base64.StdEncoding.EncodeToString(cfg.Identity.Chain[0].Raw) + ":"
+		c.own = ownHeaders(cfg.Identity.Chain[0].Raw)
 	}
 	c.http = &http.Client{
 		Transport:     transport,
@@ -211,18 +213,31 @@ func (c *Client) bytes(ctx context.Context, rq call) ([]byte, error) {
 	return readBody(response, rq)
 }
 
+// ownHeaders name a certificate in each of the ways in which a proxy may; which one is configured is for the daemon to know.
+func ownHeaders(der []byte) []http.Header {
+	text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	return []http.Header{
+		{"Client-Cert": {":" + base64.StdEncoding.EncodeToString(der) + ":"}},
+		{"X-Forwarded-Client-Cert": {`Cert="` + url.PathEscape(string(text)) + `"`}},
+	}
+}
+
 // sendOwn sends one call, with the identity's certificate in a header if the daemon asks for that.
 func (c *Client) sendOwn(ctx context.Context, rq call) (*http.Response, error) {
 	response, err := c.send(ctx, rq)
-	if c.own == "" || !isProxyAlone(err) {
-		return response, err
+	for _, own := range c.own {
+		if !isProxyAlone(err) {
+			break
+		}
+		with := rq
+		with.header = rq.header.Clone()
+		if with.header == nil {
+			with.header = http.Header{}
+		}
+		maps.Copy(with.header, own)
+		response, err = c.send(ctx, with)
 	}
-	rq.header = rq.header.Clone()
-	if rq.header == nil {
-		rq.header = http.Header{}
-	}
-	rq.header.Set("Client-Cert", c.own)
-	return c.send(ctx, rq)
+	return response, err
 }
 
 // isProxyAlone tells whether the daemon takes the identity for a proxy that may speak for others, and did nothing before it

@@ -49,8 +49,8 @@ type TLSConfig struct {
 	Key  string `yaml:"key" mapstructure:"key"`   // PEM file
 	Min  string `yaml:"min" mapstructure:"min"`   // "1.3" or "1.2"
 
-	// Proxies are the names of services that end the TLS connections of OAuth clients and forward their certificates.
-	Proxies []string `yaml:"proxies" mapstructure:"proxies"`
+	// Proxies are the services that end the TLS connections of OAuth clients and forward their certificates.
+	Proxies []TLSProxy `yaml:"proxies" mapstructure:"proxies"`
 }
 
 // TokenConfig is about token signing keys.
@@ -219,10 +219,8 @@ func (c Config) Validate() []Problem {
 			add("proxies", "%q is no prefix: write for example 10.1.2.3/32", p)
 		}
 	}
-	for _, name := range c.TLS.Proxies {
-		if _, err := countersign.NewServiceID(c.Domain, name); err != nil {
-			add("tls.proxies", "%v: write the names of services", err)
-		}
+	if _, err := c.certHeaders(); err != nil {
+		add("tls.proxies", "%v", err)
 	}
 	for _, r := range Ranges() {
 		if !r.check(c) {

@@ -317,6 +317,10 @@ func (c *documentCheck) value(n *yaml.Node, t reflect.Type, key string) {
 			return
 		}
 		for _, item := range n.Content {
+			if t.Elem() == reflect.TypeFor[TLSProxy]() && item.Kind == yaml.ScalarNode && item.Tag != "!!null" {
+				c.add(item, key, "%s", plainProxy(item.Value))
+				continue
+			}
 			c.value(item, t.Elem(), key)
 		}
 	case n.Kind != yaml.ScalarNode || n.Tag == "!!null":

@@ -54,7 +54,7 @@ func TestPrecedence(t *testing.T) {
 func TestEnvironmentReachesEveryKey(t *testing.T) {
 	values := map[string]string{
 		"domain": "other.internal", "issuer": "https://other.internal", "listen": ":1", "dns": "one.example", "proxies": "10.0.0.1/32",
-		"ops.listen": ":2", "pki.listen": ":3", "tls.cert": "/c", "tls.key": "/k", "tls.proxies": "proxy", "tls.min": "1.2", "token.lead": "20m",
+		"ops.listen": ":2", "pki.listen": ":3", "tls.cert": "/c", "tls.key": "/k", "tls.proxies": "proxy=xfcc", "tls.min": "1.2", "token.lead": "20m",
 		"token.rotate": "3d", "certificate.ttl": "1h", "certificate.operator": "2h", "certificate.server": "3h", "ca.root": "100d",
 		"ca.intermediate": "50d", "join.ttl": "2m", "audit.segment": "2MiB", "audit.reserve": "3MiB", "audit.keep": "5d",
 		"limits.identity": "1", "limits.address": "2", "limits.connections": "3", "limits.perhost": "4", "log.level": "debug", "log.format": "json",
@@ -82,6 +82,23 @@ func TestEnvironmentReachesEveryKey(t *testing.T) {
 	}
 }
 
+// The environment names a proxy and its header in one word; a name alone is told what to write.
+func TestProxiesFromTheEnvironment(t *testing.T) {
+	loaded, err := load(t, minimal+"tls: {proxies: [{name: edge, header: xfcc}]}\n", LoadOptions{})
+	if want := []TLSProxy{{"edge", "xfcc"}}; err != nil || !slices.Equal(loaded.Config.TLS.Proxies, want) {
+		t.Errorf("%v, %v", loaded.Config.TLS.Proxies, err)
+	}
+	loaded, err = load(t, minimal+"tls: {proxies: [{name: other, header: xfcc}]}\n", LoadOptions{Environ: []string{"COUNTERSIGN_TLS_PROXIES=edge=client-cert,front=xfcc"}})
+	if want := []TLSProxy{{"edge", "client-cert"}, {"front", "xfcc"}}; err != nil || !slices.Equal(loaded.Config.TLS.Proxies, want) {
+		t.Errorf("%v, %v", loaded.Config.TLS.Proxies, err)
+	}
+	_, err = load(t, minimal, LoadOptions{Environ: []string{"COUNTERSIGN_TLS_PROXIES=edge"}})
+	var config *ConfigError
+	if !errors.As(err, &config) || !strings.Contains(err.Error(), "write edge=client-cert (RFC 9440) or edge=xfcc (Envoy)") {
+		t.Errorf("%v", err)
+	}
+}
+
 func TestUnknownVariables(t *testing.T) {
 	loaded, err := load(t, minimal, LoadOptions{Environ: []string{"COUNTERSIGN_LISTNE=:1", "COUNTERSIGN_DIR=/x", "OTHER=1"}, Known: []string{"COUNTERSIGN_DIR"}})
 	if err != nil {
@@ -94,39 +111,45 @@ func TestUnknownVariables(t *testing.T) {
 
 func TestFaults(t *testing.T) {
 	for name, c := range map[string]struct{ doc, want string }{
-		"unknown key":              {minimal + "lisen: :1\n", "countersign.yaml:3:1: lisen: there is no such key; did you mean listen?"},
-		"unknown nested key":       {minimal + "token:\n  laed: 1h\n", "countersign.yaml:4:3: token.laed: there is no such key; did you mean token.lead?"},
-		"key in upper case":        {minimal + "Listen: :1\n", "did you mean listen?"},
-		"key twice":                {minimal + "listen: :1\nlisten: :2\n", "listen"},
-		"scalar for a section":     {minimal + "token: 1h\n", "countersign.yaml:3:8: token: must be a section of key: value lines, not the single value \"1h\""},
-		"section for a scalar":     {minimal + "listen: {a: b}\n", "countersign.yaml:3:9: listen: must be a single value, not a section"},
-		"scalar for a list":        {minimal + "dns: localhost\n", "countersign.yaml:3:6: dns: must be a list, not the single value \"localhost\""},
-		"nothing for a scalar":     {minimal + "listen:\n", "listen: must be a single value, not nothing"},
-		"number without unit":      {minimal + "certificate: {ttl: 5}\n", `certificate.ttl: "5" has no unit: write 5s, 5m, 5h or 5d`},
-		"no duration":              {minimal + "certificate: {ttl: soon}\n", `"soon" is no duration`},
-		"duration out of range":    {minimal + "certificate: {ttl: 5ns}\n", "certificate.ttl: must be between 1m and 90d: short-lived is the point (from file countersign.yaml)"},
-		"text for a number":        {minimal + "limits: {address: many}\n", `limits.address: "many" is not of the right kind`},
-		"negative number":          {minimal + "limits: {address: -1}\n", "limits.address: must be between 0 and 1000000"},
-		"size without unit":        {minimal + "audit: {segment: 64}\n", "audit.segment"},
-		"two documents":            {minimal + "---\nlisten: :1\n", "there is more than one YAML document"},
-		"alias":                    {"domain: &x shop.internal\nissuer: *x\n", "issuer: YAML aliases are not read here"},
-		"no YAML":                  {"domain: [\n", "did not find expected"},
-		"a list":                   {"- domain\n", "must be a section of key: value lines, not a list"},
-		"empty":                    {"", "domain: a trust domain is missing"},
-		"issuer with slash":        {"domain: a.b\nissuer: https://a.b/\n", "must not end with a slash"},
-		"issuer without TLS":       {"domain: a.b\nissuer: http://a.b\n", "must be an https:// URL"},
-		"issuer with query":        {"domain: a.b\nissuer: https://a.b?x\n", "no query, fragment or user"},
-		"issuer in upper case":     {"domain: a.b\nissuer: https://A.b\n", "must be spelt in lower case"},
-		"lead longer than allowed": {minimal + "token: {lead: 10d, rotate: 30d}\n", "token.lead: must be between 2s and 7d"},
-		"rotation under the lead":  {minimal + "token: {lead: 2h, rotate: 4h}\n", "token.rotate: must be at least four times token.lead (2h)"},
-		"no names":                 {minimal + "dns: []\n", "dns: at least one name is needed"},
-		"bad name":                 {minimal + "dns: [a_b]\n", `"a_b" is neither an IP address nor a lower-case DNS name`},
-		"bad address":              {minimal + "listen: 8443\n", "is no address to listen on"},
-		"bad proxy":                {minimal + "proxies: [10.0.0.1]\n", "is no prefix"},
-		"bad TLS proxy":            {minimal + "tls: {proxies: [10.0.0.1/32]}\n", "tls.proxies"},
-		"the authority as proxy":   {minimal + "tls: {proxies: [countersign]}\n", "reserved"},
-		"cert without key":         {minimal + "tls: {cert: a.pem}\n", "tls.cert and tls.key go together"},
-		"old TLS":                  {minimal + "tls: {min: \"1.1\"}\n", `must be "1.3" or "1.2"`},
+		"unknown key":                     {minimal + "lisen: :1\n", "countersign.yaml:3:1: lisen: there is no such key; did you mean listen?"},
+		"unknown nested key":              {minimal + "token:\n  laed: 1h\n", "countersign.yaml:4:3: token.laed: there is no such key; did you mean token.lead?"},
+		"key in upper case":               {minimal + "Listen: :1\n", "did you mean listen?"},
+		"key twice":                       {minimal + "listen: :1\nlisten: :2\n", "listen"},
+		"scalar for a section":            {minimal + "token: 1h\n", "countersign.yaml:3:8: token: must be a section of key: value lines, not the single value \"1h\""},
+		"section for a scalar":            {minimal + "listen: {a: b}\n", "countersign.yaml:3:9: listen: must be a single value, not a section"},
+		"scalar for a list":               {minimal + "dns: localhost\n", "countersign.yaml:3:6: dns: must be a list, not the single value \"localhost\""},
+		"nothing for a scalar":            {minimal + "listen:\n", "listen: must be a single value, not nothing"},
+		"number without unit":             {minimal + "certificate: {ttl: 5}\n", `certificate.ttl: "5" has no unit: write 5s, 5m, 5h or 5d`},
+		"no duration":                     {minimal + "certificate: {ttl: soon}\n", `"soon" is no duration`},
+		"duration out of range":           {minimal + "certificate: {ttl: 5ns}\n", "certificate.ttl: must be between 1m and 90d: short-lived is the point (from file countersign.yaml)"},
+		"text for a number":               {minimal + "limits: {address: many}\n", `limits.address: "many" is not of the right kind`},
+		"negative number":                 {minimal + "limits: {address: -1}\n", "limits.address: must be between 0 and 1000000"},
+		"size without unit":               {minimal + "audit: {segment: 64}\n", "audit.segment"},
+		"two documents":                   {minimal + "---\nlisten: :1\n", "there is more than one YAML document"},
+		"alias":                           {"domain: &x shop.internal\nissuer: *x\n", "issuer: YAML aliases are not read here"},
+		"no YAML":                         {"domain: [\n", "did not find expected"},
+		"a list":                          {"- domain\n", "must be a section of key: value lines, not a list"},
+		"empty":                           {"", "domain: a trust domain is missing"},
+		"issuer with slash":               {"domain: a.b\nissuer: https://a.b/\n", "must not end with a slash"},
+		"issuer without TLS":              {"domain: a.b\nissuer: http://a.b\n", "must be an https:// URL"},
+		"issuer with query":               {"domain: a.b\nissuer: https://a.b?x\n", "no query, fragment or user"},
+		"issuer in upper case":            {"domain: a.b\nissuer: https://A.b\n", "must be spelt in lower case"},
+		"lead longer than allowed":        {minimal + "token: {lead: 10d, rotate: 30d}\n", "token.lead: must be between 2s and 7d"},
+		"rotation under the lead":         {minimal + "token: {lead: 2h, rotate: 4h}\n", "token.rotate: must be at least four times token.lead (2h)"},
+		"no names":                        {minimal + "dns: []\n", "dns: at least one name is needed"},
+		"bad name":                        {minimal + "dns: [a_b]\n", `"a_b" is neither an IP address nor a lower-case DNS name`},
+		"bad address":                     {minimal + "listen: 8443\n", "is no address to listen on"},
+		"bad proxy":                       {minimal + "proxies: [10.0.0.1]\n", "is no prefix"},
+		"TLS proxy without header":        {minimal + "tls:\n  proxies: [edge]\n", "countersign.yaml:4:13: tls.proxies: a proxy forwards certificates in one header: write {name: edge, header: client-cert} (RFC 9440) or {name: edge, header: xfcc} (Envoy)"},
+		"TLS proxy as in the environment": {minimal + "tls: {proxies: [edge=xfcc]}\n", "a proxy forwards certificates in one header"},
+		"bad TLS proxy":                   {minimal + "tls: {proxies: [{name: 10.0.0.1/32, header: xfcc}]}\n", "tls.proxies"},
+		"the authority as proxy":          {minimal + "tls: {proxies: [{name: countersign, header: xfcc}]}\n", "reserved"},
+		"TLS proxy, no header":            {minimal + "tls: {proxies: [{name: edge}]}\n", `the header of edge must be client-cert (RFC 9440) or xfcc (Envoy), not ""`},
+		"TLS proxy, another header":       {minimal + "tls: {proxies: [{name: edge, header: Client-Cert}]}\n", `not "Client-Cert"`},
+		"TLS proxy, two headers":          {minimal + "tls: {proxies: [{name: edge, header: xfcc}, {name: edge, header: client-cert}]}\n", "edge stands there twice"},
+		"TLS proxy, unknown key":          {minimal + "tls: {proxies: [{name: edge, haeder: xfcc}]}\n", "tls.proxies.haeder: there is no such key; did you mean tls.proxies.header?"},
+		"cert without key":                {minimal + "tls: {cert: a.pem}\n", "tls.cert and tls.key go together"},
+		"old TLS":                         {minimal + "tls: {min: \"1.1\"}\n", `must be "1.3" or "1.2"`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := load(t, c.doc, LoadOptions{})

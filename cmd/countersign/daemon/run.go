@@ -15,7 +15,6 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/countersign/countersign"
 	"github.com/countersign/countersign/api"
 	"github.com/countersign/countersign/storage/keyring"
 )
@@ -81,13 +80,9 @@ func (d *Daemon) openAPI(context.Context) error {
 		}
 		d.proxies = append(d.proxies, prefix)
 	}
-	var terminators []countersign.ID
-	for _, name := range d.cfg.TLS.Proxies {
-		id, err := countersign.NewServiceID(d.cfg.Domain, name)
-		if err != nil {
-			return err
-		}
-		terminators = append(terminators, id)
+	terminators, err := d.cfg.certHeaders()
+	if err != nil {
+		return err
 	}
 	server, err := api.New(api.Config{
 		CA: d.ca, STS: d.sts, Policy: d.book, Keys: d.keys, Audit: d.audit, Proxies: d.proxies, TLSProxies: terminators, Issuer: d.cfg.Issuer,
