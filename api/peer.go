@@ -111,6 +111,9 @@ func (s *Server) proveClient(rq *request, a auth) error {
 		return nil
 	}
 	caller, err := s.STS.Client(rq.Request().Context(), rq.caller, sent)
+	if err == nil {
+		err = rq.still() // keys of a workload's issuer may have been waited for
+	}
 	if err != nil {
 		return err
 	}

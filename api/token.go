@@ -19,6 +19,7 @@ func (s *Server) token(rq *request) error {
 	if err != nil {
 		return s.refused(rq.Context, rq.caller, err) // a second credential in the form is a refusal, and is recorded
 	}
+	parsed.Still = rq.still
 	response, err := s.STS.Token(rq.Request().Context(), rq.caller, parsed)
 	if err != nil {
 		return err

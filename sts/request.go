@@ -34,6 +34,11 @@ type Request struct {
 	ActorToken, ActorTokenType     string
 	RequestedTokenType             string
 	Audiences, Resources, Scopes   []string
+
+	// Still is asked just before a token is minted, whether what proved the client proves it now: the wait for an issuer's keys
+	// may take seconds, and a certificate that was revoked meanwhile must get nothing. Its error is the answer. Nil: it can't
+	// have changed.
+	Still func() error
 }
 
 // Response is the answer to a token request (RFC 8693 2.2.1), all members always.

@@ -108,6 +108,11 @@ func (s *Service) Token(ctx context.Context, by countersign.Caller, r Request) (
 	if err == nil {
 		err = s.stillGood(x)
 	}
+	if err == nil && r.Still != nil {
+		if err = r.Still(); err != nil {
+			x.trace.Steps = append(x.trace.Steps, failed(StepClient, err))
+		}
+	}
 	if err == nil {
 		x.token, err = s.mint(x.grant)
 	}
