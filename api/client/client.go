@@ -93,6 +93,8 @@ func New(cfg Config) (*Client, error) {
 		transport.DialContext = (&net.Dialer{Timeout: 10 * time.Second}).DialContext
 		transport.TLSHandshakeTimeout = 10 * time.Second
 		transport.ForceAttemptHTTP2 = true
+		// A connection that died without a word is noticed in ten seconds, also by a call that waits for half a minute.
+		transport.HTTP2 = &http.HTTP2Config{SendPingTimeout: 5 * time.Second, PingTimeout: 5 * time.Second}
 		if transport.TLSClientConfig, err = tlsConfig(cfg); err != nil {
 			return nil, err
 		}

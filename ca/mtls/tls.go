@@ -33,22 +33,29 @@ func Server(src *Source, a Authorizer) *tls.Config {
 			MinVersion: tls.VersionTLS13, NextProtos: base.NextProtos, SessionTicketsDisabled: true,
 			ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: i.Pool(), Certificates: []tls.Certificate{i.TLS()}, Time: src.cfg.Now,
 		}
-		perConn.VerifyConnection = src.conns.watch(perConn, hello.Conn, func(state tls.ConnectionState) (peer, error) {
-			return admit(src, a, state, i.ID.TrustDomain())
-		}, func(p peer) error { return a.authorize(src, p) })
+		judge := func(state tls.ConnectionState) (peer, error) { return admit(src, a, state, i.ID.TrustDomain()) }
+		if _, changes := a.(callers); changes {
+			perConn.VerifyConnection = src.conns.watch(perConn, hello.Conn, judge, func(p peer) error { return a.authorize(src, p) })
+		} else {
+			perConn.VerifyConnection = func(state tls.ConnectionState) error { _, err := judge(state); return err }
+		}
 		return perConn, nil
 	}
 	return base
 }
 
 // Client is a config for clients: TLS 1.3, the identity as it is at each handshake, the server's chain verified under the
-// roots as they are then, for the DNS name it is called by, and its ID admitted by a.
+// roots as they are then, for the DNS name it is called by, and its ID admitted by a. Callers() admits nobody here: it says who
+// may call this service, and not whom this one may call.
 func Client(src *Source, a Authorizer) *tls.Config {
 	return clientTLS(src, a, nil)
 }
 
 // clientTLS takes a fixed identity, for connections whose tokens are bound to it; nil: the one of the moment.
 func clientTLS(src *Source, a Authorizer, fixed *identity.Identity) *tls.Config {
+	if _, ok := a.(callers); ok {
+		a = Only()
+	}
 	now := func() (*identity.Identity, error) {
 		if fixed != nil {
 			return fixed, nil
