@@ -12,7 +12,7 @@ type CodeInfo struct {
 	Next  string // what to do, one line; an Error's own Hint says more where there is one
 }
 
-// The codes, by area: 10 the API, 20 certificates, 30 tokens, 40 policy, 50 keys, 60 storage and audit.
+// The codes, by area: 10 the API, 20 certificates, 30 tokens, 40 policy, 50 keys, 60 storage and audit, 70 the services' side.
 const (
 	CodeInternal         Code = "CS1000"
 	CodeNoRoute          Code = "CS1001"
@@ -118,6 +118,17 @@ const (
 	CodeAudit            Code = "CS6010"
 	CodeAuditFull        Code = "CS6011"
 	CodeAuditQuery       Code = "CS6012"
+	CodeRelayRoute       Code = "CS7030"
+	CodeRelayMethod      Code = "CS7031"
+	CodeRelayPath        Code = "CS7032"
+	CodeRelayQuery       Code = "CS7033"
+	CodeRelayHeader      Code = "CS7034"
+	CodeRelayContentType Code = "CS7035"
+	CodeRelayBody        Code = "CS7036"
+	CodeRelayTooLarge    Code = "CS7037"
+	CodeRelayDocument    Code = "CS7038"
+	CodeRelayRate        Code = "CS7040"
+	CodeRelayRateKey     Code = "CS7041"
 )
 
 const (
@@ -340,6 +351,28 @@ func Codes() []CodeInfo {
 			"repeat as Retry-After says"},
 		{CodeAuditQuery, Invalid, "", "the audit query can't be read",
 			"mend the parameter that the message names"},
+		{CodeRelayRoute, NotFound, "", "the relay has no route for this path",
+			"check the path: letter case and a last slash count; add a route if there should be one"},
+		{CodeRelayMethod, Invalid, "", "the route does not take this method (405)",
+			"use a method of the Allow header"},
+		{CodeRelayPath, Invalid, "", "the path or query is not one that every server reads alike, so it is not forwarded",
+			"send a path without dot segments, empty segments, encoded slashes, semicolons and control characters"},
+		{CodeRelayQuery, Invalid, "", "the query is longer than the route takes (414)",
+			"send less in the query, or raise `query` of the route"},
+		{CodeRelayHeader, Invalid, "", "the header is larger than the route takes (431)",
+			"send fewer or shorter header fields, or raise `headers` of the route"},
+		{CodeRelayContentType, Invalid, "", "the body is not of a media type that the route takes (415)",
+			"send one Content-Type that the message names"},
+		{CodeRelayBody, Invalid, "", "the body can't be read as what it says it is",
+			"mend the body as the message says"},
+		{CodeRelayTooLarge, TooLarge, "", "the body is larger than the route takes",
+			"send less, or raise `body` of the route"},
+		{CodeRelayDocument, Invalid, "", "the request is not as the route's OpenAPI document has it",
+			"mend what `errors` of the answer names"},
+		{CodeRelayRate, Limited, "", "the route's rate limit is used up",
+			"slow down; wait as Retry-After says"},
+		{CodeRelayRateKey, Denied, "", "the route's rate limit counts by something that this request does not have",
+			"come with a user's token where the limit is per user; look at `rate` of the route"},
 	}
 }
 

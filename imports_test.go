@@ -35,6 +35,9 @@ func walls() map[string][]string {
 		"sts/verify":             {".", "sts/jwt"},
 		"sts/verify/echoverify":  {".", "sts/verify"},
 		"sts/verify/grpcverify":  {".", "sts/verify"},
+		"sts/relay/observe":      {"."},
+		"sts/relay/limit":        {".", "sts/relay/observe"},
+		"sts/relay/filter":       {".", "sts/relay/observe"},
 		"api":                    {".", "api/wire", "ca", "sts", "sts/review", "storage", "storage/audit", "storage/keyring", "storage/policy"},
 		"api/wire":               {"."},
 		"api/client":             {".", "api/wire", "ca/identity"},
@@ -59,6 +62,9 @@ func onlyIn() map[string][]string {
 		"go.etcd.io/bbolt":            {"storage/bolt"},
 		"cel.dev/cel-go":              {"storage/policy/condition"},
 		"go.step.sm/crypto/kms":       {"storage/keyring"},
+
+		"github.com/getkin/kin-openapi":         {"sts/relay/filter"},
+		"github.com/santhosh-tekuri/jsonschema": {"sts/relay/filter"},
 	}
 }
 
