@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
-
-	"go.yaml.in/yaml/v3"
 )
 
 // Route is one row of the relay's table: which requests there are, and what they may look like. The relay's own
@@ -40,41 +38,34 @@ type OpenAPI struct {
 	Depth int    `yaml:"depth"` // of JSON bodies; default 32, at most 100
 }
 
-// Size is a number of bytes. In YAML: 4096, 64KiB, 1MiB, or none for no bytes at all. The zero value is "not said".
+// Size is a number of bytes, written with its unit: 512B, 64KiB, 1MiB; or none for no bytes at all. The zero value is "not said".
 type Size int64
 
 // NoBytes is the Size that lets nothing through.
 const NoBytes Size = -1
 
-// maxSize keeps sums of sizes far from overflow.
-const maxSize = 1 << 40
-
-// UnmarshalYAML reads a size.
-func (s *Size) UnmarshalYAML(node *yaml.Node) error {
-	size, err := ParseSize(node.Value)
-	if err != nil || node.Kind != yaml.ScalarNode {
-		return fmt.Errorf("line %d: %q is no size: write 4096, 64KiB, 1MiB or none", node.Line, node.Value)
+// UnmarshalText reads a size of 1B to 1023GiB.
+func (s *Size) UnmarshalText(text []byte) error {
+	if string(text) == "none" {
+		*s = NoBytes
+		return nil
 	}
-	*s = size
-	return nil
-}
-
-// ParseSize reads a size as YAML has it.
-func ParseSize(text string) (Size, error) {
-	if text == "none" {
-		return NoBytes, nil
-	}
-	digits, factor := text, int64(1)
-	for suffix, f := range map[string]int64{"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30} {
-		if rest, ok := strings.CutSuffix(text, suffix); ok {
-			digits, factor = rest, f
+	for _, unit := range []struct {
+		name  string
+		bytes uint64
+	}{{"KiB", 1 << 10}, {"MiB", 1 << 20}, {"GiB", 1 << 30}, {"B", 1}} {
+		digits, ok := strings.CutSuffix(string(text), unit.name)
+		if !ok {
+			continue
 		}
+		n, err := strconv.ParseUint(digits, 10, 30)
+		if err != nil || n == 0 || n > 1<<40/unit.bytes {
+			break
+		}
+		*s = Size(n * unit.bytes)
+		return nil
 	}
-	n, err := strconv.ParseUint(digits, 10, 40)
-	if err != nil || n == 0 || int64(n) > maxSize/factor {
-		return 0, fmt.Errorf("%q is no size", text)
-	}
-	return Size(int64(n) * factor), nil
+	return fmt.Errorf("%.32q is no size: write for example 512B, 64KiB, 1MiB, or none", text)
 }
 
 // or is s, or what is taken when nothing is said; never negative.
