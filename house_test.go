@@ -143,6 +143,10 @@ func TestFuzzTargets(t *testing.T) {
 		"KEK":                "storage/keyring FuzzParseKEK",
 		"record":             "storage/bolt FuzzRecord",
 		"database pages":     "storage/bolt FuzzPages",
+		"path":               "sts/relay/filter FuzzPath",
+		"routes":             "sts/relay/filter FuzzRoutes",
+		"OpenAPI document":   "sts/relay/filter FuzzDocument",
+		"trace context":      "sts/relay/observe FuzzTrace",
 	} {
 		dir, name, _ := strings.Cut(target, " ")
 		files, err := filepath.Glob(filepath.Join(filepath.FromSlash(dir), "*_test.go"))

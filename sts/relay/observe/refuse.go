@@ -43,6 +43,10 @@ type problem struct {
 	Errors    []Fault          `json:"errors,omitempty"`
 }
 
+// CodeHeader is on every answer that the relay gave in place of an upstream, with the error's code, and on no other: the
+// application tells by it who refused.
+const CodeHeader = "X-Countersign-Error"
+
 // StatusOf is the one place where an error of the relay becomes an HTTP status.
 func StatusOf(e *countersign.Error) int {
 	switch e.Code {
@@ -106,6 +110,7 @@ func Refuse(w http.ResponseWriter, r *http.Request, err error) {
 	for _, name := range []string{"ETag", "Content-Encoding", "Content-Length", "Last-Modified"} {
 		h.Del(name)
 	}
+	h.Set(CodeHeader, string(e.Code))
 	h.Set("Cache-Control", "no-store")
 	h.Set("Content-Type", "application/problem+json")
 	h.Set("X-Content-Type-Options", "nosniff")
