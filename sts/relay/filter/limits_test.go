@@ -193,6 +193,7 @@ func TestTargetsOverTheWire(t *testing.T) {
 		"/orders/1": 200, "/orders/%C3%BC": 200, "/files/": 200, "/files/a/b.txt": 200, "http://other.example/orders/1": 200,
 		"/orders/../admin": 400, "/orders/%2e%2e/admin": 400, "/orders//1": 400, "/orders/1%2fitems": 400, "/orders\\1": 400, "/orders/1;x": 400,
 		"/files/..%2fadmin": 400, "/files/..;/admin": 400, "/files/%2e%2e%5cadmin": 400, "/files/a%00": 400, "/files/%252e%252e/admin": 400, "//orders/1": 400,
+		"/orders/1?a=%C3%BC": 200, "/orders/1?a=\xc3\xbc": 400, "/orders/1?a#b": 400, "/orders/1?a=1;b=2": 400, "/orders/1?%zz": 400,
 		"/orders/1#x": 400, "/files/.": 400, "*": 400, "http://other.example": 400,
 		"/admin": 405, "/Admin": 404, "/admin/": 404, "/ADMIN": 404, "/": 404, "/nothing": 404,
 	} {

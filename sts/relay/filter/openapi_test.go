@@ -193,7 +193,7 @@ func TestDocumentsAreChecked(t *testing.T) {
 		t.Fatal(err)
 	}
 	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "other.yaml"), []byte("type: object"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "other.yaml"), []byte(`{"type":"object"}`), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	change := func(from, to string) []byte {
@@ -216,6 +216,7 @@ func TestDocumentsAreChecked(t *testing.T) {
 		"network reference":  change(ref, `"http://127.0.0.1:1/other.yaml"`),
 		"schema id":          change("{const: order}", `{$ref: "http://127.0.0.1:1/other.json"}`),
 		"dynamic reference":  change("{const: order}", `{$dynamicRef: "http://127.0.0.1:1/other.json"}`),
+		"dynamic file":       change("{const: order}", `{$dynamicRef: "file://`+dir+`/other.yaml"}`),
 		"lookahead":          change("^[0-9]{4}$", "^(?=x)[0-9]{4}$"),
 		"lookahead, header":  change("^[a-z]{3,8}$", "^(?=x)[a-z]$"),
 		"part of a segment":  change("/orders/{order-id}", "/orders/x{order-id}"),
