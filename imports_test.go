@@ -29,6 +29,7 @@ func walls() map[string][]string {
 		"ca":                     {".", "storage", "storage/audit", "storage/keyring"},
 		"ca/identity":            {"."},
 		"ca/mtls":                {".", "api/wire", "api/client", "ca/identity", "sts/verify"},
+		"ca/agent/local":         {".", "api/client", "api/wire", "ca/identity", "ca/mtls"},
 		"sts/jwt":                {"."},
 		"sts":                    {".", "storage", "storage/audit", "storage/keyring", "sts/jwt"},
 		"sts/review":             {".", "sts", "storage/audit"},
