@@ -26,8 +26,14 @@ const (
 	rsaBits  = 2048
 )
 
-// tokenAlgs are the algorithms of which purpose token always holds a key.
-func tokenAlgs() []string { return []string{algES256, algRS256} }
+// algsOf are the algorithms that keys of purpose p may have; a purpose that is rotated always holds a key of each. Every
+// verifier of JWT-SVIDs knows ES256 (JWT-SVID 2.1); services choose what relay tokens are signed with.
+func algsOf(p Purpose) []string {
+	if p == SVID {
+		return []string{algES256}
+	}
+	return []string{algES256, algRS256}
+}
 
 // generate makes a private key for alg.
 func generate(alg string) (crypto.Signer, error) {

@@ -21,7 +21,7 @@ const (
 	eventCreated = "key.created"
 	eventRotated = "key.rotated"
 	eventRetired = "key.retired" // before or at the end of its time, by command
-	eventDeleted = "key.deleted" // the record of an expired token key
+	eventDeleted = "key.deleted" // the record of an expired key of a purpose that is rotated
 )
 
 // settleAfter is how long a change may be unsettled before [Ring.Run] takes it that the node that made it is gone.

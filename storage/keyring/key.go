@@ -14,11 +14,15 @@ type Purpose string
 const (
 	CA    Purpose = "ca"    // certificates; times are set by package ca
 	Token Purpose = "token" // relay tokens; rotated here
+	SVID  Purpose = "svid"  // SPIFFE JWT-SVIDs; rotated here, apart from the relay tokens' keys
 	Audit Purpose = "audit" // checkpoints of the audit log
 )
 
 // Purposes lists them all.
-func Purposes() []Purpose { return []Purpose{CA, Token, Audit} }
+func Purposes() []Purpose { return []Purpose{CA, Token, SVID, Audit} }
+
+// rotated are the purposes whose keys are rotated and retired here.
+func rotated() []Purpose { return []Purpose{Token, SVID} }
 
 // State is what a key may be used for at one instant.
 type State uint8

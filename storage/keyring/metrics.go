@@ -10,7 +10,7 @@ func (collector) sealed() *prometheus.Desc {
 }
 
 func (collector) rotations() *prometheus.Desc {
-	return prometheus.NewDesc("countersign_key_rotations_total", "Rotations of token keys made by this process.", nil, nil)
+	return prometheus.NewDesc("countersign_key_rotations_total", "Rotations of token and svid keys made by this process.", nil, nil)
 }
 
 func (collector) age() *prometheus.Desc {

@@ -18,8 +18,7 @@ type RetireOptions struct {
 	DryRun      bool // decide only; a new key has no kid in the plan
 }
 
-// Retire takes the key id of purpose [Token], the only one that is retired here (else CodePurpose), out of the published
-// keys now. It needs RoleAdmin (CodeRole). A key that tokens may still depend on, because it signs, is to sign, or signed
+// Retire takes the key id of purpose [Token] or [SVID] (else CodePurpose) out of the published keys now. It needs RoleAdmin (CodeRole). A key that tokens may still depend on, because it signs, is to sign, or signed
 // one that has not expired, is CodeKeyInUse, which says when it may go; with Compromised it goes all the same, and another
 // key of its algorithm takes its place in the same Apply: see [Plan].Note. An expired key stays as it is, and nothing is
 // recorded. An unknown id is CodeNoKey. It is CodeSealed without a KEK. A refusal is audited, unless it was a dry run.
@@ -76,10 +75,10 @@ func (r *Ring) retireOnce(ctx context.Context, by countersign.Caller, st state, 
 	case !ok:
 		return Plan{}, countersign.Errorf(countersign.CodeNoKey, "there is no key with this kid").
 			WithHint("countersign key list shows the keys")
-	case e.key.Purpose != Token:
-		return Plan{}, countersign.Errorf(countersign.CodePurpose, "keys of purpose %s are not retired here: only those of purpose %s are", e.key.Purpose, Token)
+	case !slices.Contains(rotated(), e.key.Purpose):
+		return Plan{}, countersign.Errorf(countersign.CodePurpose, "keys of purpose %s are not retired here: those of %s and %s are", e.key.Purpose, Token, SVID)
 	}
-	keys := st.keys(Token)
+	keys := st.keys(e.key.Purpose)
 	ret, err := planRetirement(keys, e.key, r.cfg.Now(), r.cfg.Lead, r.cfg.MaxTTL, o.Compromised)
 	if err != nil {
 		return Plan{}, err
@@ -96,7 +95,7 @@ func (r *Ring) retireOnce(ctx context.Context, by countersign.Caller, st state, 
 		c.add, fresh = append(c.add, added), append(fresh, added.key)
 	}
 	c.detail.Keys = ret.after(keys, fresh)
-	plan := Plan{Purpose: Token, At: ret.at, SignsFrom: ret.signsFrom, DryRun: o.DryRun, Keys: c.detail.Keys, Note: ret.note}
+	plan := Plan{Purpose: e.key.Purpose, At: ret.at, SignsFrom: ret.signsFrom, DryRun: o.DryRun, Keys: c.detail.Keys, Note: ret.note}
 	if o.DryRun || len(ret.moved) == 0 {
 		return plan, nil
 	}
@@ -106,13 +105,14 @@ func (r *Ring) retireOnce(ctx context.Context, by countersign.Caller, st state, 
 // retirement is one decided retirement: times of existing keys, and what is to be generated in its place.
 type retirement struct {
 	at        time.Time
+	purpose   Purpose
 	signsFrom time.Time // of the key that takes over, if one does
 	moved     []Key     // existing keys with their new times, the retired one first; none: it was expired already
 	fresh     []Key     // but for their public halves
 	note      string
 }
 
-// planRetirement decides the retirement of gone, one of keys, all of purpose token. It is pure.
+// planRetirement decides the retirement of gone, one of keys, all of one purpose. It is pure.
 func planRetirement(keys []Key, gone Key, now time.Time, lead, maxTTL time.Duration, compromised bool) (retirement, error) {
 	now = utc(now)
 	r := retirement{at: now}
@@ -134,6 +134,7 @@ func planRetirement(keys []Key, gone Key, now time.Time, lead, maxTTL time.Durat
 	}
 	gone.VerifiesUntil = now
 	r.moved = []Key{gone}
+	r.purpose = gone.Purpose
 	rest := slices.DeleteFunc(slices.Clone(keys), func(k Key) bool { return k.ID == gone.ID || k.Alg != gone.Alg })
 	switch state {
 	case Active:
@@ -157,7 +158,7 @@ func inUse(k Key, now time.Time) error {
 			WithHint("if its private half has leaked, add --compromised: another key takes its place")
 	case k.VerifiesUntil.IsZero():
 		return refuse("key %s signs, and nothing ends that yet: it can be retired after it was rotated out and its last token has expired", k.ID).
-			WithHint("countersign key rotate token; or, if its private half has leaked, add --compromised: its tokens die, another key signs at once")
+			WithHint("countersign key rotate %s; or, if its private half has leaked, add --compromised: its tokens die, another key signs at once", k.Purpose)
 	case now.Before(last):
 		return refuse("tokens that key %s signed may live until %s: it can be retired from then on", k.ID, last.UTC().Format(time.RFC3339)).
 			WithHint("wait until then; or, if its private half has leaked, add --compromised: its tokens die now")
@@ -203,7 +204,7 @@ func (r *retirement) replacePending(gone Key, rest []Key, lead, maxTTL time.Dura
 }
 
 func (r *retirement) add(alg string) {
-	r.fresh = append(r.fresh, Key{Purpose: Token, Alg: alg, Published: r.at, SignsFrom: r.signsFrom})
+	r.fresh = append(r.fresh, Key{Purpose: r.purpose, Alg: alg, Published: r.at, SignsFrom: r.signsFrom})
 }
 
 func firstPending(keys []Key, now time.Time) (Key, bool) {

@@ -28,7 +28,7 @@ func (b *bench) retire(id string, o RetireOptions) Plan {
 func (b *bench) wantSigners(gone string) map[string]string {
 	b.t.Helper()
 	ids := map[string]string{}
-	for _, alg := range tokenAlgs() {
+	for _, alg := range algsOf(Token) {
 		k, s, err := b.ring.Signer(Token, alg)
 		if err != nil {
 			b.t.Fatalf("%s: nothing signs %s: %v", b.clock.now(), alg, err)

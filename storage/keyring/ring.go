@@ -29,16 +29,20 @@ type Config struct {
 
 	Logger *slog.Logger // nil: no logs
 
-	Lead        time.Duration // from publishing token keys to signing with them; 0: 1 h
-	RotateEvery time.Duration // age at which token keys are replaced, at least Lead; 0: 30 d
+	Lead        time.Duration // from publishing token and svid keys to signing with them; 0: 1 h
+	RotateEvery time.Duration // age at which token and svid keys are replaced, at least Lead; 0: 30 d
 
 	// MaxTTL is the longest lifetime of a token that any node may sign; 0: 1 h. It decides how long old keys verify, so
 	// it is the limit that the policy sets for every call, not what the present calls use.
 	MaxTTL time.Duration
 
-	// Guard is asked before anything is signed with a key of purpose [Token] or [CA], and before keys get their times: an
+	// Guard is asked before anything is signed with a key of any purpose but [Audit], and before keys get their times: an
 	// error, as of a clock that leapt, refuses it. Audit checkpoints are signed all the same. May be nil.
 	Guard func() error
+
+	// Upgrade lets Run make the first keys of a purpose that a store from before that purpose lacks. They sign after the
+	// lead, as those of a rotation do: verifiers may have a copy of the published keys that lacks them.
+	Upgrade bool
 
 	Registerer prometheus.Registerer // may be nil
 }
@@ -281,7 +285,12 @@ func (r *Ring) Keys(p Purpose) []Key {
 	return keys
 }
 
-// Key finds a key of any purpose and state by its kid. Expired token keys are found for 30 days.
+// All are the keys of purpose p in every state, oldest first; expired ones as long as they are recorded.
+func (r *Ring) All(p Purpose) []Key {
+	return slices.DeleteFunc(slices.Clone(r.snap.Load().ordered), func(k Key) bool { return k.Purpose != p })
+}
+
+// Key finds a key of any purpose and state by its kid. Expired token and svid keys are found for 30 days.
 func (r *Ring) Key(id string) (Key, bool) {
 	e, ok := r.snap.Load().state.entries[id]
 	return e.key, ok
@@ -297,7 +306,7 @@ func (r *Ring) Guard() error {
 }
 
 // Signer is the active key of purpose p for alg; of several, the one that began to sign last. It is CodeSealed, which
-// matches [ErrSealed], without a KEK, CodeNoKey if there is none, and for purpose [Token] what [Ring.Guard] says.
+// matches [ErrSealed], without a KEK, CodeNoKey if there is none, and for purposes other than [Audit] what [Ring.Guard] says.
 func (r *Ring) Signer(p Purpose, alg string) (Key, crypto.Signer, error) {
 	now, snap := r.cfg.Now(), r.snap.Load()
 	if snap.signers == nil {

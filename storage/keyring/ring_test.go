@@ -105,12 +105,13 @@ func TestCreateRefuses(t *testing.T) {
 	}{
 		{"nothing", nil, countersign.CodeParameter},
 		{"too many", make([]NewKey, 33), countersign.CodeParameter},
-		{"unknown purpose", []NewKey{{Purpose: "svid", Alg: algES256}}, countersign.CodePurpose},
+		{"unknown purpose", []NewKey{{Purpose: "svids", Alg: algES256}}, countersign.CodePurpose},
 		{"unknown algorithm", []NewKey{{Purpose: CA, Alg: "HS256"}}, countersign.CodeParameter},
 		{"no algorithm", []NewKey{{Purpose: CA}}, countersign.CodeParameter},
 		{"ends before it begins", []NewKey{{Purpose: CA, Alg: algES256, SignsUntil: now}}, countersign.CodeParameter},
 		{"verifies for less than it signs", []NewKey{{Purpose: CA, Alg: algES256, SignsUntil: now.Add(2), VerifiesUntil: now.Add(1)}}, countersign.CodeParameter},
 		{"signs for ever, verifies not", []NewKey{{Purpose: CA, Alg: algES256, VerifiesUntil: now.Add(1)}}, countersign.CodeParameter},
+		{"an svid key of another algorithm", []NewKey{{Purpose: SVID, Alg: algRS256}}, countersign.CodeParameter},
 		{"second token keys", []NewKey{{Purpose: Token, Alg: algES256}}, countersign.CodeKeyInUse},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

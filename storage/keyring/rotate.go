@@ -25,9 +25,9 @@ type NewKey struct {
 	VerifiesUntil time.Time // zero: open; else SignsUntil is set too and not later
 }
 
-// Create makes keys (1 to 32) in one Apply, in the order asked for; they are published when it returns. Purposes [Token]
-// and [Audit] take their first keys only (CodeKeyInUse): token keys are replaced by [Ring.Rotate]. It is CodeSealed
-// without a KEK.
+// Create makes keys (1 to 32) in one Apply, in the order asked for; they are published when it returns. Purposes
+// other than [CA] take their first keys only (CodeKeyInUse): those of [Token] and [SVID] are replaced by [Ring.Rotate]. It is
+// CodeSealed without a KEK.
 func (r *Ring) Create(ctx context.Context, by countersign.Caller, keys ...NewKey) ([]Key, error) {
 	now := utc(r.cfg.Now())
 	if err := checkNew(keys, now); err != nil {
@@ -35,6 +35,11 @@ func (r *Ring) Create(ctx context.Context, by countersign.Caller, keys ...NewKey
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	return r.create(ctx, by, now, keys)
+}
+
+// create is Create of what was checked. r.mu is held.
+func (r *Ring) create(ctx context.Context, by countersign.Caller, now time.Time, keys []NewKey) ([]Key, error) {
 	if r.kek == nil {
 		return nil, sealedError()
 	}
@@ -77,8 +82,9 @@ func checkNew(keys []NewKey, now time.Time) error {
 		switch {
 		case !slices.Contains(Purposes(), n.Purpose):
 			return unknownPurpose(n.Purpose)
-		case !slices.Contains(tokenAlgs(), n.Alg):
-			return countersign.Errorf(countersign.CodeParameter, "the keyring makes no keys for %.16q: %s are known", n.Alg, strings.Join(tokenAlgs(), ", "))
+		case !slices.Contains(algsOf(n.Purpose), n.Alg):
+			return countersign.Errorf(countersign.CodeParameter, "the keyring makes no keys of purpose %s for %.16q: it takes %s",
+				n.Purpose, n.Alg, strings.Join(algsOf(n.Purpose), ", "))
 		case !n.SignsUntil.IsZero() && !n.SignsUntil.After(orNow(n.SignsFrom, now)):
 			return countersign.Errorf(countersign.CodeParameter, "the key would cease to sign before it begins")
 		case !n.VerifiesUntil.IsZero() && (n.SignsUntil.IsZero() || n.VerifiesUntil.Before(n.SignsUntil)):
@@ -89,10 +95,10 @@ func checkNew(keys []NewKey, now time.Time) error {
 }
 
 func unknownPurpose(p Purpose) *countersign.Error {
-	return countersign.Errorf(countersign.CodePurpose, "there is no purpose %.16q: %s, %s and %s are", p, CA, Token, Audit)
+	return countersign.Errorf(countersign.CodePurpose, "there is no purpose %.16q: %s, %s, %s and %s are", p, CA, Token, SVID, Audit)
 }
 
-// firstOfItsPurpose keeps purposes token and audit from a second set of keys beside the first.
+// firstOfItsPurpose keeps purposes other than ca from a second set of keys beside the first.
 func firstOfItsPurpose(st state, made []Key, now time.Time) error {
 	for _, k := range made {
 		if k.Purpose == CA {
@@ -137,7 +143,7 @@ type RotateOptions struct {
 	scheduled bool // only if it is due, and without an audit record if it is not
 }
 
-// Rotate replaces the keys of purpose [Token], the only one that is rotated here (else CodePurpose). It needs
+// Rotate replaces the keys of purpose [Token] or [SVID]; others are not rotated here (CodePurpose). It needs
 // RoleOperator (CodeRole). Keys that are pending already are CodeRotationPending, also if another node published them at
 // the same moment; with Now they sign at once. Too many rotations within the lifetime of a token are CodeKeysMany. It is
 // CodeSealed without a KEK. A refusal is audited, unless it was a dry run.
@@ -179,8 +185,8 @@ func (r *Ring) authorisedRotate(ctx context.Context, by countersign.Caller, p Pu
 	if !slices.Contains(Purposes(), p) {
 		return Plan{}, unknownPurpose(p)
 	}
-	if p != Token {
-		return Plan{}, countersign.Errorf(countersign.CodePurpose, "keys of purpose %s are not rotated here: only %s is", p, Token)
+	if !slices.Contains(rotated(), p) {
+		return Plan{}, countersign.Errorf(countersign.CodePurpose, "keys of purpose %s are not rotated here: those of %s and %s are", p, Token, SVID)
 	}
 	if !o.DryRun {
 		if err := r.Guard(); err != nil {
@@ -189,11 +195,11 @@ func (r *Ring) authorisedRotate(ctx context.Context, by countersign.Caller, p Pu
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.rotate(ctx, by, o)
+	return r.rotate(ctx, by, p, o)
 }
 
 // rotate makes one rotation, or none if another node makes one meanwhile. r.mu is held.
-func (r *Ring) rotate(ctx context.Context, by countersign.Caller, o RotateOptions) (Plan, error) {
+func (r *Ring) rotate(ctx context.Context, by countersign.Caller, p Purpose, o RotateOptions) (Plan, error) {
 	if r.kek == nil {
 		return Plan{}, sealedError()
 	}
@@ -203,11 +209,11 @@ func (r *Ring) rotate(ctx context.Context, by countersign.Caller, o RotateOption
 		if err != nil {
 			return Plan{}, storeError(err)
 		}
-		if try > 0 && !sameKeys(before, st) {
-			return Plan{}, overtaken(st.keys(Token), r.cfg.Now())
+		if try > 0 && !sameKeys(before, st, p) {
+			return Plan{}, overtaken(st.keys(p), r.cfg.Now())
 		}
 		before = st
-		plan, err := r.rotateOnce(ctx, by, st, o)
+		plan, err := r.rotateOnce(ctx, by, st, p, o)
 		if !errors.Is(err, storage.ErrConflict) {
 			return plan, err
 		}
@@ -215,8 +221,8 @@ func (r *Ring) rotate(ctx context.Context, by countersign.Caller, o RotateOption
 	return Plan{}, storeError(storage.ErrConflict)
 }
 
-func (r *Ring) rotateOnce(ctx context.Context, by countersign.Caller, st state, o RotateOptions) (Plan, error) {
-	keys := st.keys(Token)
+func (r *Ring) rotateOnce(ctx context.Context, by countersign.Caller, st state, p Purpose, o RotateOptions) (Plan, error) {
+	keys := st.keys(p)
 	if o.scheduled && !due(keys, r.cfg) {
 		return Plan{}, overtaken(keys, r.cfg.Now())
 	}
@@ -224,10 +230,10 @@ func (r *Ring) rotateOnce(ctx context.Context, by countersign.Caller, st state, 
 	if err != nil {
 		return Plan{}, err
 	}
-	c := change{event: eventRotated, subject: string(Token), moved: rot.moved, detail: detail{SignNow: o.Now}}
+	c := change{event: eventRotated, subject: string(p), moved: rot.moved, detail: detail{SignNow: o.Now}}
 	var fresh []Key
 	for _, alg := range rot.algs {
-		e := entry{key: rot.fresh(alg)}
+		e := entry{key: rot.fresh(p, alg)}
 		if !o.DryRun {
 			if e, err = r.newEntry(e.key); err != nil {
 				return Plan{}, err
@@ -236,7 +242,7 @@ func (r *Ring) rotateOnce(ctx context.Context, by countersign.Caller, st state, 
 		c.add, fresh = append(c.add, e), append(fresh, e.key)
 	}
 	c.detail.Keys = rot.after(keys, fresh)
-	plan := Plan{Purpose: Token, At: rot.at, SignsFrom: rot.signsFrom, DryRun: o.DryRun, Keys: c.detail.Keys}
+	plan := Plan{Purpose: p, At: rot.at, SignsFrom: rot.signsFrom, DryRun: o.DryRun, Keys: c.detail.Keys}
 	if o.DryRun {
 		return plan, nil
 	}
@@ -247,11 +253,11 @@ func (r *Ring) rotateOnce(ctx context.Context, by countersign.Caller, st state, 
 	return plan, nil
 }
 
-// sameKeys tells whether nobody changed a token key between two readings.
-func sameKeys(a, b state) bool {
+// sameKeys tells whether nobody changed a key of purpose p between two readings.
+func sameKeys(a, b state, p Purpose) bool {
 	revs := func(st state) map[string]storage.Rev {
 		m := map[string]storage.Rev{}
-		for _, k := range st.keys(Token) {
+		for _, k := range st.keys(p) {
 			m[k.ID] = st.entries[k.ID].rev
 		}
 		return m

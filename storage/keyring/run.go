@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/countersign/countersign"
@@ -19,8 +22,8 @@ const (
 	lastRetry  = time.Minute
 )
 
-// Run follows the store, rotates the token keys by schedule, settles changes that a crash left behind and deletes token
-// keys that expired long ago. Any number of nodes may run it on one store: conditions let one of them rotate, and the
+// Run follows the store, rotates the keys of purposes token and svid by schedule, settles changes that a crash left behind
+// and deletes such keys that expired long ago. Any number of nodes may run it on one store: conditions let one of them rotate, and the
 // others take its keys. What fails is logged and repeated; the last good snapshot serves meanwhile. It returns nil when
 // ctx ends. After a downtime of any length the old keys sign on until new ones have been published for the lead.
 func (r *Ring) Run(ctx context.Context) error {
@@ -60,8 +63,13 @@ func (r *Ring) step(ctx context.Context, seen time.Time) (time.Duration, error) 
 		return 0, err
 	}
 	if r.Guard() == nil { // what is due by a clock that may be wrong waits, to be looked at again after maxIdle
-		if err := r.rotateIfDue(ctx); err != nil {
+		if err := r.upgrade(ctx); err != nil {
 			return 0, err
+		}
+		for _, p := range rotated() {
+			if err := r.rotateIfDue(ctx, p); err != nil {
+				return 0, err
+			}
 		}
 		if err := r.deleteExpired(ctx); err != nil {
 			return 0, err
@@ -83,7 +91,10 @@ func idle(st state, now time.Time, cfg Config) time.Duration {
 		all = append(all, e.key)
 	}
 	wait := maxIdle
-	next := []time.Time{dueAt(st.keys(Token), now, cfg.RotateEvery, cfg.Lead), nextBoundary(all, now)}
+	next := []time.Time{nextBoundary(all, now)}
+	for _, p := range rotated() {
+		next = append(next, dueAt(st.keys(p), now, cfg.RotateEvery, cfg.Lead))
+	}
 	if st.head.Unsettled != nil {
 		next = append(next, st.head.At.Add(settleAfter))
 	}
@@ -113,19 +124,42 @@ func (r *Ring) follow(ctx context.Context) error {
 	return r.publish(st)
 }
 
-// rotateIfDue rotates by schedule. A sealed ring does not: it could not seal the new keys.
-func (r *Ring) rotateIfDue(ctx context.Context) error {
-	if r.kek == nil || !due(r.snap.Load().state.keys(Token), r.cfg) {
+// upgrade makes the first keys of a purpose that the store is older than. A store without token keys is none that is in use:
+// who makes it makes them all. Of several nodes one wins; the others follow it.
+func (r *Ring) upgrade(ctx context.Context) error {
+	st := r.snap.Load().state
+	if !r.cfg.Upgrade || r.kek == nil || len(st.keys(Token)) == 0 || len(st.keys(SVID)) > 0 {
 		return nil
 	}
-	plan, err := r.rotate(ctx, countersign.Daemon("scheduled rotation"), RotateOptions{scheduled: true})
+	now := utc(r.cfg.Now())
+	var keys []NewKey
+	for _, alg := range algsOf(SVID) {
+		keys = append(keys, NewKey{Purpose: SVID, Alg: alg, SignsFrom: now.Add(r.cfg.Lead)})
+	}
+	made, err := r.create(ctx, countersign.Daemon("keys of a new purpose"), now, keys)
+	switch {
+	case err == nil:
+		r.cfg.Logger.Info("keyring: first keys made of a purpose that the store lacked", "purpose", SVID, "signs_from", made[0].SignsFrom)
+		return nil
+	case countersign.AsError(err).Code == countersign.CodeKeyInUse:
+		return r.follow(ctx)
+	}
+	return fmt.Errorf("make the first keys of purpose %s: %w", SVID, err)
+}
+
+// rotateIfDue rotates p by schedule. A sealed ring does not: it could not seal the new keys.
+func (r *Ring) rotateIfDue(ctx context.Context, p Purpose) error {
+	if r.kek == nil || !due(r.snap.Load().state.keys(p), r.cfg) {
+		return nil
+	}
+	plan, err := r.rotate(ctx, countersign.Daemon("scheduled rotation"), p, RotateOptions{scheduled: true})
 	if err != nil {
 		if countersign.AsError(err).Code == countersign.CodeRotationPending {
 			return r.follow(ctx) // another node was faster: its keys are as good
 		}
 		return fmt.Errorf("rotate by schedule: %w", err)
 	}
-	r.cfg.Logger.Info("keyring: token keys rotated by schedule", "signs_from", plan.SignsFrom)
+	r.cfg.Logger.Info("keyring: keys rotated by schedule", "purpose", p, "signs_from", plan.SignsFrom)
 	return nil
 }
 
@@ -136,7 +170,7 @@ func due(keys []Key, cfg Config) bool {
 	return !at.IsZero() && !now.Before(at)
 }
 
-// deleteExpired deletes one bounded step of long expired token keys.
+// deleteExpired deletes one bounded step of long expired keys.
 func (r *Ring) deleteExpired(ctx context.Context) error {
 	snap := r.snap.Load()
 	ids := deletable(snap.ordered, r.cfg.Now())
@@ -144,10 +178,19 @@ func (r *Ring) deleteExpired(ctx context.Context) error {
 		return nil
 	}
 	err := r.commit(ctx, countersign.Daemon("expired keys"), snap.state, change{
-		event: eventDeleted, subject: string(Token), drop: ids, detail: detail{Deleted: ids},
+		event: eventDeleted, subject: snap.purposes(ids), drop: ids, detail: detail{Deleted: ids},
 	})
 	if errors.Is(err, storage.ErrConflict) {
 		return r.follow(ctx)
 	}
 	return err
+}
+
+// purposes are those of the keys ids, for an audit record.
+func (s *snapshot) purposes(ids []string) string {
+	found := map[string]bool{}
+	for _, id := range ids {
+		found[string(s.state.entries[id].key.Purpose)] = true
+	}
+	return strings.Join(slices.Sorted(maps.Keys(found)), ",")
 }

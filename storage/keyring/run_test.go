@@ -49,7 +49,7 @@ func (w *witness) look(now time.Time, rings ...*Ring) {
 				w.t.Fatalf("%s: key %s is gone, its token lives until %s", now, s.kid, s.expires)
 			}
 		}
-		for _, alg := range tokenAlgs() {
+		for _, alg := range algsOf(Token) {
 			k, _, err := r.Signer(Token, alg)
 			if err != nil {
 				w.t.Fatalf("%s: %v", now, err)

@@ -47,7 +47,7 @@ func TestTamperedRecordsAreRefused(t *testing.T) {
 			edit(t, b, ca, func(r *record) { r.Purpose = Token })
 		},
 		"unknown purpose": func(t *testing.T, b *bench, ca, _ string) {
-			edit(t, b, ca, func(r *record) { r.Purpose = "svid" })
+			edit(t, b, ca, func(r *record) { r.Purpose = "svids" })
 		},
 		"another version": func(t *testing.T, b *bench, ca, _ string) {
 			edit(t, b, ca, func(r *record) { r.Sealed.Version++ })

@@ -8,10 +8,10 @@ import (
 )
 
 const (
-	// maxVerifying is how many keys of purpose token may be unexpired at once: a verifier of ours takes a set of 64 keys.
+	// maxVerifying is how many keys of one purpose may be unexpired at once: a verifier of ours takes a set of 64 keys.
 	maxVerifying = 48
 
-	// An expired token key is deleted after keepExpired, or as soon as more than maxRecorded keys are recorded.
+	// An expired key of a rotated purpose is deleted after keepExpired, or as soon as more than maxRecorded keys are recorded.
 	keepExpired = 30 * 24 * time.Hour
 	maxRecorded = 256
 	maxDeleted  = 16 // keys that one step deletes
@@ -25,22 +25,23 @@ type rotation struct {
 	algs      []string // one new key each, published at at, signing from signsFrom
 }
 
-// planRotation decides a rotation of keys, all of purpose token. It is pure.
+// planRotation decides a rotation of keys, all of one purpose. It is pure.
 //
 // Without signNow the new keys wait for the lead; a rotation that waits already is CodeRotationPending. With signNow
 // pending keys sign at once, or new ones if there are none. In both cases keys that sign cease to at the same instant
 // and verify until the last token that they may have signed has expired.
 func planRotation(keys []Key, now time.Time, lead, maxTTL time.Duration, signNow bool) (rotation, error) {
 	// No rounding: what signs at once is active at now, and the old keys may have signed until now.
-	r := rotation{at: utc(now), algs: tokenAlgs()}
+	r := rotation{at: utc(now)}
 	r.signsFrom = r.at
 	if !signNow {
 		r.signsFrom = r.at.Add(lead)
 	}
 	if len(keys) == 0 {
-		return r, countersign.Errorf(countersign.CodeNoKey, "there are no token keys to rotate").
-			WithHint("countersign init makes the first ones")
+		return r, countersign.Errorf(countersign.CodeNoKey, "there are no keys of this purpose to rotate").
+			WithHint("countersign init makes the first ones, and serve those that an older store lacks")
 	}
+	r.algs = algsOf(keys[0].Purpose)
 	verifying := 0
 	for _, k := range keys {
 		state := k.State(now)
@@ -61,16 +62,16 @@ func planRotation(keys []Key, now time.Time, lead, maxTTL time.Duration, signNow
 		}
 	}
 	if verifying+len(r.algs) > maxVerifying {
-		return r, countersign.Errorf(countersign.CodeKeysMany, "%d token keys still verify: verifiers take no larger set", verifying).
+		return r, countersign.Errorf(countersign.CodeKeysMany, "%d keys still verify: verifiers take no larger set", verifying).
 			WithHint("wait until some have expired; countersign key list shows when")
 	}
 	return r, nil
 }
 
 func pendingError(k Key) *countersign.Error {
-	return countersign.Errorf(countersign.CodeRotationPending, "the next token key %s is published already and signs from %s",
-		k.ID, k.SignsFrom.Format(time.RFC3339)).
-		WithHint("countersign key rotate token --now makes it sign at once, which breaks verifiers with old caches")
+	return countersign.Errorf(countersign.CodeRotationPending, "the next %s key %s is published already and signs from %s",
+		k.Purpose, k.ID, k.SignsFrom.Format(time.RFC3339)).
+		WithHint("countersign key rotate %s --now makes it sign at once, which breaks verifiers with old caches", k.Purpose)
 }
 
 // after is the timeline of keys once r is made. fresh are the new keys, or stand for them in a dry run.
@@ -92,11 +93,11 @@ func (r rotation) after(keys, fresh []Key) []PlannedKey {
 }
 
 // fresh is a new key of r, but for its public half.
-func (r rotation) fresh(alg string) Key {
-	return Key{Purpose: Token, Alg: alg, Published: r.at, SignsFrom: r.signsFrom}
+func (r rotation) fresh(p Purpose, alg string) Key {
+	return Key{Purpose: p, Alg: alg, Published: r.at, SignsFrom: r.signsFrom}
 }
 
-// dueAt is when keys of purpose token are to be rotated by schedule: a lead before the oldest active key has signed for
+// dueAt is when keys of one purpose are to be rotated by schedule: a lead before the oldest active key has signed for
 // every. Never (the zero time) while a rotation waits to come into force or there is nothing to rotate.
 func dueAt(keys []Key, now time.Time, every, lead time.Duration) time.Time {
 	var due time.Time
@@ -126,11 +127,20 @@ func nextBoundary(keys []Key, t time.Time) time.Time {
 	return next
 }
 
-// deletable are the kids of at most maxDeleted keys of purpose token that nothing can need any more. Keys of other
-// purposes stay: audit records and certificates are verified for years.
+// deletable are the kids of at most maxDeleted keys of rotated purposes that nothing can need any more. Keys of other
+// purposes stay: audit records and certificates are verified for years. So does the svid key that ended last: what is
+// published counts its changes by it.
 func deletable(keys []Key, now time.Time) []string {
-	expired := slices.DeleteFunc(slices.Clone(keys), func(k Key) bool { return k.Purpose != Token || k.State(now) != Expired })
+	expired := slices.DeleteFunc(slices.Clone(keys), func(k Key) bool {
+		return !slices.Contains(rotated(), k.Purpose) || k.State(now) != Expired
+	})
 	slices.SortFunc(expired, func(a, b Key) int { return a.VerifiesUntil.Compare(b.VerifiesUntil) })
+	for i, k := range slices.Backward(expired) {
+		if k.Purpose == SVID {
+			expired = slices.Delete(expired, i, i+1)
+			break
+		}
+	}
 	surplus := len(keys) - maxRecorded
 	var ids []string
 	for i, k := range expired {

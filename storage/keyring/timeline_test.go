@@ -68,7 +68,7 @@ func (w *world) make(r rotation) {
 		w.keys[i] = m
 	}
 	for _, alg := range r.algs {
-		k := r.fresh(alg)
+		k := r.fresh(Token, alg)
 		w.made++
 		k.ID = fmt.Sprintf("k%04d", w.made)
 		w.keys = append(w.keys, k)
@@ -94,7 +94,7 @@ func TestTimelineProperty(t *testing.T) {
 		maxTTL := time.Duration(rapid.Int64Range(10, 3600).Draw(t, "ttl")) * time.Second
 		every := lead + time.Duration(rapid.Int64Range(0, 60*24*3600).Draw(t, "every"))*time.Second
 		w := &world{now: start}
-		w.make(rotation{at: start, signsFrom: start, algs: tokenAlgs()})
+		w.make(rotation{at: start, signsFrom: start, algs: algsOf(Token)})
 		type token struct {
 			kid     string
 			expires time.Time
@@ -103,7 +103,7 @@ func TestTimelineProperty(t *testing.T) {
 		hurried := map[string]bool{} // keys that --now made sign
 		t.Repeat(map[string]func(*rapid.T){
 			"": func(t *rapid.T) {
-				for _, alg := range tokenAlgs() {
+				for _, alg := range algsOf(Token) {
 					signers := w.signers(alg)
 					if len(signers) != 1 {
 						t.Fatalf("%d keys sign %s at %s: %+v", len(signers), alg, w.now, w.keys)
@@ -180,7 +180,7 @@ func TestPlanRotation(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !r.signsFrom.Equal(now.Add(lead)) || !slices.Equal(r.algs, tokenAlgs()) || len(r.moved) != 2 {
+		if !r.signsFrom.Equal(now.Add(lead)) || !slices.Equal(r.algs, algsOf(Token)) || len(r.moved) != 2 {
 			t.Fatalf("%+v", r)
 		}
 		for _, k := range r.moved {

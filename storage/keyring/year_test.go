@@ -47,7 +47,7 @@ func TestAYearOfRun(t *testing.T) {
 				wantVerified(t, r, token, sum[:])
 			}
 			live = slices.DeleteFunc(live, func(s signedToken) bool { return !now.Before(s.expires) })
-			for _, alg := range tokenAlgs() {
+			for _, alg := range algsOf(Token) {
 				if ending {
 					break
 				}
