@@ -100,6 +100,9 @@ const (
 	CodeLogoutToken      Code = "CS3087"
 	CodeLogoutReplay     Code = "CS3088"
 	CodeRevocations      Code = "CS3089"
+	CodeSVIDAudience     Code = "CS3090"
+	CodeSVIDCall         Code = "CS3091"
+	CodeSVIDKey          Code = "CS3092"
 	CodePolicyFaults     Code = "CS4001"
 	CodePolicyVersion    Code = "CS4002"
 	CodePolicyConflict   Code = "CS4003"
@@ -315,6 +318,12 @@ func Codes() []CodeInfo {
 			"nothing is left to do: it took effect the first time"},
 		{CodeRevocations, Unavailable, oauthNotNow, "the revocations can't be read, so no token can be judged",
 			"look at the daemon's log and its store"},
+		{CodeSVIDAudience, Invalid, "", "the audiences of the JWT-SVID are not services of the policy, or too many",
+			"send 1 to 16 names or IDs of services"},
+		{CodeSVIDCall, Denied, "", "the policy in force has no call to a service that the JWT-SVID would be for, or that one is disabled",
+			"countersign policy explain --from A --to B; add the call to the policy if it should be there"},
+		{CodeSVIDKey, Unavailable, "", "no key signs JWT-SVIDs yet: the first one is published for the lead before it does",
+			"countersign key list; repeat when the svid key signs"},
 		{CodePolicyFaults, Invalid, "", "the policy has faults; the one in force stays",
 			"mend the faults; all of them are listed with their places"},
 		{CodePolicyVersion, NotFound, "", "there is no such version of the policy",
@@ -334,7 +343,7 @@ func Codes() []CodeInfo {
 		{CodeRotationPending, Conflict, "", "a key is published already and waits to sign",
 			"wait until the new key signs, or rotate with --now"},
 		{CodePurpose, Invalid, "", "keys of this purpose are not rotated or retired here",
-			"only `token` keys are rotated and retired by command"},
+			"only `token` and `svid` keys are rotated and retired by command"},
 		{CodeKeyInUse, Conflict, "", "the key may not be retired yet",
 			"wait as the message says, or retire with --compromised"},
 		{CodeKeysMany, Conflict, "", "as many keys verify as a key set may hold",

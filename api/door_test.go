@@ -222,7 +222,7 @@ func TestPublicDocuments(t *testing.T) {
 	}
 	bundle, err := k.over(nil).Bundle(t.Context())
 	k.must(err)
-	if len(bundle.Keys) != 1 || bundle.Keys[0].Use != "x509-svid" || len(bundle.Keys[0].X5C) != 1 || bundle.Keys[0].X == "" || bundle.Sequence == 0 || bundle.RefreshHint == 0 {
+	if len(bundle.Keys) != 2 || bundle.Keys[0].Use != "x509-svid" || len(bundle.Keys[0].X5C) != 1 || bundle.Keys[0].X == "" || bundle.Sequence == 0 || bundle.RefreshHint == 0 {
 		t.Errorf("the bundle is %+v", bundle)
 	}
 	roots, err := k.over(nil).RootsPEM(t.Context())

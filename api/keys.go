@@ -11,7 +11,7 @@ import (
 func (s *Server) keys(rq *request) error {
 	now := s.Now()
 	out := wire.Keys{Keys: []wire.Key{}}
-	for _, purpose := range []keyring.Purpose{keyring.CA, keyring.Token, keyring.Audit} {
+	for _, purpose := range keyring.Purposes() {
 		for _, k := range s.Keys.Keys(purpose) {
 			out.Keys = append(out.Keys, wire.Key{
 				ID: k.ID, Purpose: string(k.Purpose), Alg: k.Alg, State: k.State(now).String(),

@@ -164,6 +164,7 @@ func (k *kit) assemble(o kitOptions) {
 	_, err = k.ring.Create(ctx, by,
 		keyring.NewKey{Purpose: keyring.Token, Alg: "ES256", SignsFrom: now},
 		keyring.NewKey{Purpose: keyring.Token, Alg: "RS256", SignsFrom: now},
+		keyring.NewKey{Purpose: keyring.SVID, Alg: "ES256", SignsFrom: now},
 		keyring.NewKey{Purpose: keyring.Audit, Alg: "ES256", SignsFrom: now})
 	k.must(err)
 	k.book, err = policy.Open(ctx, policy.Config{

@@ -2,6 +2,7 @@ package api
 
 import (
 	"bytes"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rsa"
@@ -11,6 +12,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"math/big"
 	"net/http"
@@ -44,32 +46,45 @@ func (s *Server) roots(rq *request) error {
 	return rq.document(wire.PEM, []byte(pemOf(s.CA.Roots())), "", rootsMaxAge)
 }
 
-// bundle gives the trust anchors in the SPIFFE bundle format. Token keys are never in it.
+// bundle gives the trust anchors and the public keys of JWT-SVIDs in the SPIFFE bundle format. Token keys are never in it.
+// Both the newest root and the newest change of the keys only grow, so that their sum grows with each of them.
 func (s *Server) bundle(rq *request) error {
-	out := wire.Bundle{Keys: []wire.JWK{}, RefreshHint: int(rootsMaxAge / time.Second)}
+	keys, changed, maxAge := s.STS.SVIDKeys()
+	maxAge = max(min(rootsMaxAge, maxAge), time.Second)
+	out := wire.Bundle{Keys: []wire.JWK{}, RefreshHint: int(maxAge / time.Second)}
 	for _, root := range s.CA.Roots() {
-		jwk, err := bundleKey(root)
+		jwk, err := bundleKey(root.PublicKey)
 		if err != nil {
-			return err
+			return fmt.Errorf("the root %s: %w", root.SerialNumber.Text(16), err)
 		}
+		jwk.Use, jwk.X5C = "x509-svid", []string{base64.StdEncoding.EncodeToString(root.Raw)}
 		out.Keys = append(out.Keys, jwk)
-		out.Sequence = max(out.Sequence, root.NotBefore.Unix())
+		out.Sequence = max(out.Sequence, root.NotBefore.UnixMilli())
+	}
+	out.Sequence += changed
+	for _, key := range keys {
+		jwk, err := bundleKey(key.Public)
+		if err != nil {
+			return fmt.Errorf("the key %s: %w", key.ID, err)
+		}
+		jwk.Use, jwk.KID = "jwt-svid", key.ID
+		out.Keys = append(out.Keys, jwk)
 	}
 	encoded, err := json.Marshal(out)
 	if err != nil {
 		return fmt.Errorf("encode the bundle: %w", err)
 	}
-	return rq.document(wire.JSON, encoded, "", rootsMaxAge)
+	return rq.document(wire.JSON, encoded, "", maxAge)
 }
 
-// bundleKey is one authority of a SPIFFE bundle (SPIFFE Trust Domain and Bundle 4.2; RFC 7518 6).
-func bundleKey(cert *x509.Certificate) (wire.JWK, error) {
-	jwk := wire.JWK{Use: "x509-svid", X5C: []string{base64.StdEncoding.EncodeToString(cert.Raw)}}
-	switch key := cert.PublicKey.(type) {
+// bundleKey is the key of one authority of a SPIFFE bundle (SPIFFE Trust Domain and Bundle 4.2; RFC 7518 6).
+func bundleKey(public crypto.PublicKey) (wire.JWK, error) {
+	var jwk wire.JWK
+	switch key := public.(type) {
 	case *ecdsa.PublicKey:
 		point, err := key.Bytes() // 4, X, Y
 		if err != nil || (key.Curve != elliptic.P256() && key.Curve != elliptic.P384()) {
-			return wire.JWK{}, fmt.Errorf("the root %s has a key that the bundle can't hold", cert.SerialNumber.Text(16))
+			return wire.JWK{}, errBundleKey
 		}
 		half := (len(point) - 1) / 2
 		jwk.Kty, jwk.Crv = "EC", key.Curve.Params().Name
@@ -77,10 +92,12 @@ func bundleKey(cert *x509.Certificate) (wire.JWK, error) {
 	case *rsa.PublicKey:
 		jwk.Kty, jwk.N, jwk.E = "RSA", base64URL(key.N.Bytes()), base64URL(big.NewInt(int64(key.E)).Bytes())
 	default:
-		return wire.JWK{}, fmt.Errorf("the root %s has a key that the bundle can't hold", cert.SerialNumber.Text(16))
+		return wire.JWK{}, errBundleKey
 	}
 	return jwk, nil
 }
+
+var errBundleKey = errors.New("the bundle can't hold keys of this kind")
 
 func base64URL(b []byte) string { return base64.RawURLEncoding.EncodeToString(b) }
 

@@ -49,6 +49,7 @@ type Service struct {
 	issuers     *issuers
 	clientKeys  *clientKeys
 	signers     signers
+	svidSigners signers      // of JWT-SVIDs: another purpose of keys
 	verified    jwt.Verified // subject tokens
 	revocations *revokedSet
 	feed        feedPages

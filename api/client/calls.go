@@ -111,6 +111,13 @@ func (c *Client) Bundle(ctx context.Context) (wire.Bundle, error) {
 	return out, err
 }
 
+// JWTSVID gets a JWT-SVID of the service of the identity, for audiences that it may call, by name or ID.
+func (c *Client) JWTSVID(ctx context.Context, audiences []string) (wire.JWTSVID, error) {
+	var out wire.JWTSVID
+	err := c.do(ctx, call{method: http.MethodPost, path: "/v1/jwt-svid", body: wire.JWTSVIDRequest{Audience: audiences}}, &out)
+	return out, err
+}
+
 // Authority describes the roots and intermediates; with holders also who has live certificates of them, for which the
 // daemon reads its whole inventory.
 func (c *Client) Authority(ctx context.Context, holders bool) (wire.Authority, error) {

@@ -43,14 +43,15 @@ type KeyPlan struct {
 
 // JWK is one key of the trust bundle (RFC 7517; SPIFFE Trust Domain and Bundle 4.2).
 type JWK struct {
-	Use string   `json:"use"` // x509-svid
+	Use string   `json:"use"`           // x509-svid or jwt-svid
+	KID string   `json:"kid,omitempty"` // of jwt-svid
 	Kty string   `json:"kty"`
 	Crv string   `json:"crv,omitempty"`
 	X   string   `json:"x,omitempty"`
 	Y   string   `json:"y,omitempty"`
 	N   string   `json:"n,omitempty"`
 	E   string   `json:"e,omitempty"`
-	X5C []string `json:"x5c"`
+	X5C []string `json:"x5c,omitempty"` // of x509-svid
 }
 
 // Bundle is the answer to GET /v1/bundle: the trust domain's SPIFFE bundle.
@@ -58,4 +59,15 @@ type Bundle struct {
 	Keys        []JWK `json:"keys"`
 	Sequence    int64 `json:"spiffe_sequence"`
 	RefreshHint int   `json:"spiffe_refresh_hint"` // seconds
+}
+
+// JWTSVIDRequest is the body of POST /v1/jwt-svid.
+type JWTSVIDRequest struct {
+	Audience []string `json:"audience"` // 1 to 16 names or IDs of services: the caller itself, or one that it may call
+}
+
+// JWTSVID is the answer to POST /v1/jwt-svid.
+type JWTSVID struct {
+	SVID      string    `json:"svid"` // SPIFFE JWT-SVID, compact
+	ExpiresAt time.Time `json:"expires_at"`
 }

@@ -135,7 +135,7 @@ func optionalDuration(flag, value string) (time.Duration, error) {
 }
 
 func (a *app) keyCommand() *cobra.Command {
-	return group("key", "token signing keys and their rotation", a.keyList(), a.keyRotate(), a.keyRetire())
+	return group("key", "signing keys of tokens and JWT-SVIDs, and their rotation", a.keyList(), a.keyRotate(), a.keyRetire())
 }
 
 func (a *app) keyList() *cobra.Command {
@@ -168,12 +168,13 @@ func (a *app) keyRotate() *cobra.Command {
 	var rq wire.RotateRequest
 	c := &cobra.Command{
 		Use: "rotate PURPOSE", Short: "publish new keys now, sign with them after the lead, then let the old ones go",
-		Long: `Makes new keys and publishes them in the JWKS at once. They sign after the lead (token.lead, 1 h unless configured),
-when every verifier has fetched them; the old ones verify until the last token that they signed has expired.
+		Long: `Makes new keys of PURPOSE and publishes them at once: those of "token", for relay tokens, in the JWKS; those of "svid",
+for SPIFFE JWT-SVIDs, in the trust bundle. They sign after the lead (token.lead, 1 h unless configured), when every verifier has
+fetched them; the old ones verify until the last token that they signed has expired.
 
---now signs with the new keys at once. Verifiers with an older copy of the JWKS may refuse tokens until they fetch it
-again: no continuity is promised. It needs the role admin.`,
-		Example: "  countersign key rotate token --dry-run",
+--now signs with the new keys at once. Verifiers with an older copy of the JWKS or the bundle may refuse tokens until they
+fetch it again: no continuity is promised. It needs the role admin.`,
+		Example: "  countersign key rotate token --dry-run\n  countersign key rotate svid",
 		Args:    exactArgs("PURPOSE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.withDaemon(func(c *client.Client) error {
@@ -196,9 +197,9 @@ again: no continuity is promised. It needs the role admin.`,
 func (a *app) keyRetire() *cobra.Command {
 	var rq wire.RetireRequest
 	c := &cobra.Command{
-		Use: "retire KID", Short: "take a token key out of the JWKS now",
-		Long: `Takes a token key out of the JWKS now. Keys leave by themselves when their last token has expired: this is for a key
-that must go before that. It needs the role admin.
+		Use: "retire KID", Short: "take a token or svid key out of the published ones now",
+		Long: `Takes a key of purpose token out of the JWKS, or one of purpose svid out of the trust bundle, now. Keys leave by
+themselves when their last token has expired: this is for a key that must go before that. It needs the role admin.
 
 --compromised is needed while tokens may still depend on the key. They die: the daemon refuses them at once, others as
 soon as they fetch the JWKS again. If the key signs, the one that waits signs at once in its place; if none waits, a new

@@ -25,7 +25,7 @@ func (a *app) initCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "init --trust-domain DOMAIN",
 		Short: "make a new authority: configuration, keys, root, intermediate, first operator",
-		Long: `Makes a new authority in --dir: configuration, key-encryption key, root, intermediate, token keys, and the first operator
+		Long: `Makes a new authority in --dir: configuration, key-encryption key, root, intermediate, signing keys, and the first operator
 (an admin, in operators/admin). Refuses a directory that holds anything of ours.`,
 		Example: "  countersign init --dir /var/lib/countersign --trust-domain shop.internal --dns ca.shop.internal",
 		Args:    noArgs,

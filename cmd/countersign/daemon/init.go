@@ -52,7 +52,7 @@ type UsedError struct {
 func (e *UsedError) Error() string { return e.Found + " exists" }
 
 // Init makes a new authority in a directory that holds nothing of ours: configuration, KEK, store, audit log, root,
-// intermediate, audit and token keys, the daemon's own certificate and the first operator.
+// intermediate, audit, token and svid keys, the daemon's own certificate and the first operator.
 //
 // Crash points: the configuration file is written last, so a directory without it is known to be unfinished; nothing in
 // it was ever in use, and it may be removed.
@@ -160,17 +160,18 @@ func (p *parts) initialise(ctx context.Context, o InitOptions, cfg Config) (Init
 	}, p.close()
 }
 
-// createKeys makes the keys that are not certificates': one that signs audit checkpoints, and one token key for each
-// algorithm that a service may ask for.
+// createKeys makes the keys that are not certificates': one that signs audit checkpoints, one token key for each
+// algorithm that a service may ask for, and one that signs JWT-SVIDs.
 func (p *parts) createKeys(ctx context.Context, by countersign.Caller) error {
 	now := p.now()
 	_, err := p.keys.Create(ctx, by,
 		keyring.NewKey{Purpose: keyring.Audit, Alg: "ES256", SignsFrom: now},
 		keyring.NewKey{Purpose: keyring.Token, Alg: "ES256", SignsFrom: now},
 		keyring.NewKey{Purpose: keyring.Token, Alg: "RS256", SignsFrom: now},
+		keyring.NewKey{Purpose: keyring.SVID, Alg: "ES256", SignsFrom: now},
 	)
 	if err != nil {
-		return fmt.Errorf("make the audit and token keys: %w", err)
+		return fmt.Errorf("make the audit, token and svid keys: %w", err)
 	}
 	return nil
 }

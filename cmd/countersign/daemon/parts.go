@@ -117,7 +117,7 @@ func (p *parts) openKeys(ctx context.Context) error {
 	p.keys, err = keyring.Open(ctx, keyring.Config{
 		Store: p.store, Audit: p.audit, KEK: kek, Now: p.now, Logger: p.log, Registerer: p.registry,
 		Lead: time.Duration(p.cfg.Token.Lead), RotateEvery: time.Duration(p.cfg.Token.Rotate), MaxTTL: maxTokenTTL,
-		Guard: p.clock.Guard,
+		Guard: p.clock.Guard, Upgrade: true,
 	})
 	if errors.Is(err, keyring.ErrKEK) {
 		return &KEKError{err}
