@@ -56,16 +56,17 @@ func walls() map[string][]string {
 // onlyIn names foreign packages that live behind one wall: a prefix of the import path, and the packages that may.
 func onlyIn() map[string][]string {
 	return map[string][]string{
-		"github.com/labstack/echo/v4": {"api", "sts/verify/echoverify"},
-		"google.golang.org/grpc":      {"sts/verify/grpcverify"},
-		"github.com/spf13/viper":      {"cmd/countersign/daemon"},
-		"github.com/spf13/cobra":      {"cmd/countersign", "cmd/countersign/demo"},
-		"go.etcd.io/bbolt":            {"storage/bolt"},
-		"cel.dev/cel-go":              {"storage/policy/condition"},
-		"go.step.sm/crypto/kms":       {"storage/keyring"},
-
-		"github.com/getkin/kin-openapi":         {"sts/relay/filter"},
-		"github.com/santhosh-tekuri/jsonschema": {"sts/relay/filter"},
+		"github.com/getkin/kin-openapi":          {"sts/relay/filter"},
+		"github.com/santhosh-tekuri/jsonschema":  {"sts/relay/filter"},
+		"github.com/labstack/echo/v4":            {"api", "sts/verify/echoverify"},
+		"google.golang.org/grpc":                 {"sts/verify/grpcverify", "ca/agent/local"},
+		"github.com/spiffe/go-spiffe/v2":         {"ca/agent/local"},
+		"github.com/envoyproxy/go-control-plane": {"ca/agent/local"},
+		"github.com/spf13/viper":                 {"cmd/countersign/daemon"},
+		"github.com/spf13/cobra":                 {"cmd/countersign", "cmd/countersign/demo"},
+		"go.etcd.io/bbolt":                       {"storage/bolt"},
+		"cel.dev/cel-go":                         {"storage/policy/condition"},
+		"go.step.sm/crypto/kms":                  {"storage/keyring"},
 	}
 }
 

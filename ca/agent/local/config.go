@@ -5,25 +5,16 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"time"
 
-	"github.com/countersign/countersign/api/client"
-	"github.com/countersign/countersign/ca/identity"
+	"github.com/countersign/countersign/ca/mtls"
 )
-
-// Source is what this package needs of *mtls.Source: the identity as it is now, and when it is another.
-type Source interface {
-	// Identity is the identity as it is now. An error beside an identity is one that must not be used, as an expired one.
-	Identity() (*identity.Identity, error)
-	// Changed is closed at the next change of identity or roots. Call it, then read, then wait.
-	Changed() <-chan struct{}
-	// Client speaks to the daemon as the identity that is valid now.
-	Client() (*client.Client, error)
-}
 
 // Identity is one identity that callers may get.
 type Identity struct {
 	Name   string // by which rules name it
-	Source Source
+	Source *mtls.Source
+	Tokens *mtls.Tokens // of Source, for /exchange; nil: made here
 }
 
 // maxSocketPath is Linux's limit on the path of a Unix socket, without its final zero (unix(7)).
@@ -33,9 +24,10 @@ const maxSocketPath = 107
 type Config struct {
 	Socket     string // path; a socket of ours that nobody serves any more is replaced, anything else is an error
 	Identities []Identity
-	Rules      []Rule       // first match wins; none: everybody is denied
-	Logger     *slog.Logger // nil: discards
-	Limits     Limits       // zero fields take the defaults
+	Rules      []Rule           // first match wins; none: everybody is denied
+	Logger     *slog.Logger     // nil: discards; denials are its lines "local API: denied"
+	Limits     Limits           // zero fields take the defaults
+	Now        func() time.Time // nil: time.Now
 }
 
 // Limits bound what callers may cost. The zero value of each takes the default.
