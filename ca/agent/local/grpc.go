@@ -121,7 +121,7 @@ func servedOf(ctx context.Context) (*served, error) {
 
 // each calls send with the caller's identity as it is now and after every change, until ctx ends. While there is no valid
 // certificate it waits: the caller gets one as soon as there is.
-func (id *served) each(ctx context.Context, more <-chan struct{}, send func(*identity.Identity) error) error {
+func (id *served) each(ctx context.Context, send func(*identity.Identity) error) error {
 	for {
 		changed := id.source.Changed()
 		if now, err := id.source.Identity(); err == nil {
@@ -131,20 +131,22 @@ func (id *served) each(ctx context.Context, more <-chan struct{}, send func(*ide
 		}
 		select {
 		case <-changed:
-		case <-more:
-			return nil
+		case <-id.stopping:
+			return stopped()
 		case <-ctx.Done():
 			return ended(ctx)
 		}
 	}
 }
 
-// ended is what a stream's client is told when it or the agent ends.
+func stopped() error { return status.Error(codes.Unavailable, "the agent ends; ask again") }
+
+// ended is what a stream's client is told when its own context ends.
 func ended(ctx context.Context) error {
 	if errors.Is(context.Cause(ctx), context.DeadlineExceeded) {
 		return status.Error(codes.DeadlineExceeded, "the deadline of the call has come")
 	}
-	return status.Error(codes.Unavailable, "the call or the agent ends")
+	return status.Error(codes.Unavailable, "the call ends")
 }
 
 // failed is what a caller is told of an error of the authority or the source. Causes go to the log only.

@@ -121,6 +121,10 @@ func (s *Server) exchange(w http.ResponseWriter, r *http.Request, id *served) {
 		answerError(w, http.StatusUnauthorized, wire.OAuthError{Error: "invalid_token", Description: tokenFault})
 		return
 	}
+	if _, err := id.source.Identity(); err != nil { // what is over is not shown to the authority for the authority to say so
+		s.exchangeFailed(w, id, err)
+		return
+	}
 	got, err := id.tokens.Exchange(r.Context(), token, audience, scopes...)
 	if err != nil {
 		s.exchangeFailed(w, id, err)

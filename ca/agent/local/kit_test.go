@@ -75,6 +75,7 @@ type kit struct {
 	dir   string // that other users may walk through
 	admin *client.Client
 	log   *logs
+	stop  func() // of the daemon
 }
 
 func (k *kit) must(err error) {
@@ -120,12 +121,13 @@ func (k *kit) startDaemon() {
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- d.Run(ctx) }()
-	k.Cleanup(func() {
+	k.stop = sync.OnceFunc(func() {
 		stop()
 		if err := <-done; err != nil {
 			k.Errorf("the daemon: %v", err)
 		}
 	})
+	k.Cleanup(k.stop)
 	socket, err := dir.Socket()
 	k.must(err)
 	k.admin, err = client.New(client.Config{Socket: socket})

@@ -47,6 +47,8 @@ func (d *secrets) StreamSecrets(stream secret.SecretDiscoveryService_StreamSecre
 		case err := <-failed:
 			return streamEnd(err)
 		case <-changed:
+		case <-id.stopping:
+			return stopped()
 		case <-ctx.Done():
 			return ended(ctx)
 		}
@@ -135,6 +137,8 @@ func (d *secrets) DeltaSecrets(stream secret.SecretDiscoveryService_DeltaSecrets
 		case err := <-failed:
 			return streamEnd(err)
 		case <-changed:
+		case <-id.stopping:
+			return stopped()
 		case <-ctx.Done():
 			return ended(ctx)
 		}

@@ -36,6 +36,7 @@ type Server struct {
 	judging     *places
 	grpc        *grpc.Server
 	denials     denials
+	stopping    chan struct{} // closed when Serve is to end
 	writeTime   time.Duration // for the reader of one message
 }
 
@@ -45,6 +46,8 @@ type served struct {
 	source *mtls.Source
 	tokens *mtls.Tokens
 	bundle *bundle
+
+	stopping <-chan struct{} // of the server
 }
 
 // New checks the configuration; everything that is wrong with it is told at once. It opens nothing.
@@ -60,7 +63,7 @@ func New(cfg Config) (*Server, error) {
 		cfg.Now = time.Now
 	}
 	s := &Server{
-		cfg: cfg, log: cfg.Logger, served: map[string]*served{}, denials: denials{now: cfg.Now, last: map[uint32]denial{}},
+		cfg: cfg, log: cfg.Logger, served: map[string]*served{}, stopping: make(chan struct{}), denials: denials{now: cfg.Now, last: map[uint32]denial{}},
 		connections: newPlaces(cfg.Limits.PerUser, cfg.Limits.Connections),
 		calls:       newPlaces(cfg.Limits.Streams, 0),
 		judging:     newPlaces(judgedAtATime, 0),
@@ -71,7 +74,7 @@ func New(cfg Config) (*Server, error) {
 		if tokens == nil {
 			tokens = mtls.NewTokens(id.Source)
 		}
-		s.served[id.Name] = &served{name: id.Name, source: id.Source, tokens: tokens, bundle: newBundle(id.Source, cfg.Now)}
+		s.served[id.Name] = &served{name: id.Name, source: id.Source, tokens: tokens, bundle: newBundle(id.Source, cfg.Now), stopping: s.stopping}
 	}
 	for _, r := range cfg.Rules {
 		s.programs = s.programs || r.Exe != ""
@@ -115,13 +118,15 @@ func (s *Server) Serve(ctx context.Context) error {
 	case <-ctx.Done():
 	case <-looping.Done(): // it failed
 	}
-	stop() // streams end, with a word to their clients
+	// Streams end with a word to their clients, which the end of their context would not let them say.
+	close(s.stopping)
 	drained, cancel := context.WithTimeout(context.Background(), drainTime)
 	defer cancel()
 	if server.Shutdown(drained) != nil {
 		server.Close()
 	}
 	s.grpc.Stop()
+	stop()
 	err = group.Wait()
 	if errors.Is(err, context.Canceled) {
 		err = nil

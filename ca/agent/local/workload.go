@@ -29,7 +29,7 @@ func (a *workloadAPI) FetchX509SVID(_ *workload.X509SVIDRequest, stream grpc.Ser
 	if err != nil {
 		return err
 	}
-	return id.each(stream.Context(), nil, func(now *identity.Identity) error {
+	return id.each(stream.Context(), func(now *identity.Identity) error {
 		key, err := x509.MarshalPKCS8PrivateKey(now.Key)
 		if err != nil { // not wrapped: nothing that has seen a private key speaks
 			return status.Error(codes.Internal, "the key can't be written")
@@ -47,7 +47,7 @@ func (a *workloadAPI) FetchX509Bundles(_ *workload.X509BundlesRequest, stream gr
 		return err
 	}
 	var sent []byte
-	return id.each(stream.Context(), nil, func(now *identity.Identity) error {
+	return id.each(stream.Context(), func(now *identity.Identity) error {
 		roots := der(now.Roots)
 		if bytes.Equal(roots, sent) {
 			return nil
@@ -113,6 +113,8 @@ func (a *workloadAPI) FetchJWTBundles(_ *workload.JWTBundlesRequest, stream grpc
 		}
 		select {
 		case <-changed:
+		case <-id.stopping:
+			return stopped()
 		case <-ctx.Done():
 			return ended(ctx)
 		}
