@@ -21,6 +21,8 @@ func TestAuthorityRollover(t *testing.T) {
 	if len(held) == 0 {
 		t.Error("nobody holds a certificate, not even the daemon")
 	}
+	old, err := c.Bundle(ctx)
+	k.must(err)
 	dry, err := c.RotateAuthority(ctx, wire.AuthorityRotation{Role: "root", DryRun: true})
 	if err != nil || !dry.DryRun || len(dry.New) != 0 || !dry.SignsFrom.After(time.Now().Add(24*time.Hour)) {
 		t.Fatalf("%+v %v", dry, err)
@@ -29,7 +31,7 @@ func TestAuthorityRollover(t *testing.T) {
 	if err != nil || len(plan.New) != 3 {
 		t.Fatalf("%+v %v", plan, err)
 	}
-	if bundle, err := c.Bundle(ctx); err != nil || len(bundle.Keys) != 2 {
+	if bundle, err := c.Bundle(ctx); err != nil || len(bundle.Keys) != len(old.Keys)+1 || bundle.Sequence <= old.Sequence {
 		t.Errorf("the bundle does not hold the root that waits: %+v %v", bundle, err)
 	}
 	_, err = c.RotateAuthority(ctx, wire.AuthorityRotation{Role: "intermediate"})

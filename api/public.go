@@ -47,11 +47,11 @@ func (s *Server) roots(rq *request) error {
 }
 
 // bundle gives the trust anchors and the public keys of JWT-SVIDs in the SPIFFE bundle format. Token keys are never in it.
-// Both the newest root and the newest change of the keys only grow, so that their sum grows with each of them.
+// The times of the last changes of both only grow, so that their sum grows with each of them.
 func (s *Server) bundle(rq *request) error {
 	keys, changed, maxAge := s.STS.SVIDKeys()
 	maxAge = max(min(rootsMaxAge, maxAge), time.Second)
-	out := wire.Bundle{Keys: []wire.JWK{}, RefreshHint: int(maxAge / time.Second)}
+	out := wire.Bundle{Keys: []wire.JWK{}, Sequence: s.CA.RootsChanged() + changed, RefreshHint: int(maxAge / time.Second)}
 	for _, root := range s.CA.Roots() {
 		jwk, err := bundleKey(root.PublicKey)
 		if err != nil {
@@ -59,9 +59,7 @@ func (s *Server) bundle(rq *request) error {
 		}
 		jwk.Use, jwk.X5C = "x509-svid", []string{base64.StdEncoding.EncodeToString(root.Raw)}
 		out.Keys = append(out.Keys, jwk)
-		out.Sequence = max(out.Sequence, root.NotBefore.UnixMilli())
 	}
-	out.Sequence += changed
 	for _, key := range keys {
 		jwk, err := bundleKey(key.Public)
 		if err != nil {

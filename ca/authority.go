@@ -148,6 +148,17 @@ func (a *Authority) Roots() []*x509.Certificate {
 	return certificates(a.issuers.Load().published(ProfileRoot))
 }
 
+// RootsChanged is when the trust anchors last became others, in milliseconds since 1970: it grows whenever one comes or goes.
+func (a *Authority) RootsChanged() int64 {
+	var at int64
+	for _, i := range a.issuers.Load().all {
+		if i.Role == ProfileRoot {
+			at = max(at, i.cert.NotBefore.UnixMilli(), i.Made.UnixMilli(), i.Retired.UnixMilli())
+		}
+	}
+	return at
+}
+
 // Intermediates are the certificates that sign leaves, signed them or are to sign them, oldest first.
 func (a *Authority) Intermediates() []*x509.Certificate {
 	return certificates(a.issuers.Load().published(ProfileIntermediate))
