@@ -14,6 +14,7 @@ import (
 
 const (
 	dataLink   = "..data"
+	keptLink   = "..kept"  // made by the agent: leads to the version that a program still serves
 	linkPrefix = "..data_" // a link on its way to becoming ..data
 	hidden     = ".."      // what begins with it is ours
 	stamp      = "20060102T150405.000000000Z"
@@ -21,8 +22,9 @@ const (
 
 // Write makes b the identity in dir, whole or not at all: after an error or a crash at any point, the links lead to the
 // files that they led to before, or to all of the new ones. dir is created (0700) if it is absent. A directory that holds
-// something else is refused. The version before stays, so that a reader that has just resolved ..data finds its files;
-// older ones are removed. Two writers of one directory wait for each other.
+// something else is refused. The version before stays, so that a reader that has just resolved ..data finds its files, and so
+// does the one that a link ..kept leads to, which a program still serves (ca/agent); older ones are removed. Two writers of one
+// directory wait for each other.
 func Write(dir string, b Bundle) error {
 	if err := write(dir, b); err != nil {
 		return fmt.Errorf("write the identity directory %s: %w", dir, err)
@@ -205,15 +207,19 @@ func flip(dir, version string) error {
 	return nil
 }
 
-// sweep removes versions and links of ours but the new version and the one before it.
+// sweep removes versions and links of ours but the new version, the one before it, and the one that is kept.
 func sweep(dir, version, before string) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return err
 	}
+	kept, err := os.Readlink(filepath.Join(dir, keptLink))
+	if err != nil {
+		kept = "" // none is kept, or it is no link
+	}
 	for _, e := range entries {
 		name := e.Name()
-		if name == dataLink || !ours(name) || name == version || name == before {
+		if name == dataLink || !ours(name) || name == version || name == before || name == kept {
 			continue
 		}
 		if err := os.RemoveAll(filepath.Join(dir, name)); err != nil {
