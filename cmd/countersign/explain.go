@@ -35,7 +35,7 @@ func explainKnown(err error) *failure {
 	if errors.As(err, &f) {
 		return f
 	}
-	for _, words := range []func(error) *failure{explainAnswer, explainStart, explainNetwork, explainDomain, explainDisk} {
+	for _, words := range []func(error) *failure{explainAgent, explainAnswer, explainStart, explainNetwork, explainDomain, explainDisk} {
 		if f := words(err); f != nil {
 			return f
 		}

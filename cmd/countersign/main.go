@@ -14,6 +14,8 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/countersign/countersign/ca/agent"
 )
 
 // version is set by the linker.
@@ -41,6 +43,10 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	}
 	if a.output == defaultOutput { // its flags may not have been read
 		a.output = outputAsked(args)
+	}
+	var child *agent.ChildExit
+	if errors.As(err, &child) { // it has said what there is to say
+		return child.Code
 	}
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		return exitInterrupted
@@ -139,7 +145,7 @@ func (a *app) startCommands() []*cobra.Command {
 }
 
 func (a *app) serviceCommands() []*cobra.Command {
-	return grouped("service", a.joinCommand(), a.certCommand(), a.tokenCommand(), a.caCommand())
+	return grouped("service", a.joinCommand(), a.agentCommand(), a.runCommand(), a.certCommand(), a.tokenCommand(), a.caCommand())
 }
 
 func (a *app) operatorCommands() []*cobra.Command {
@@ -163,7 +169,9 @@ func (a *app) env(name, fallback string) string {
 
 // knownVariables are the COUNTERSIGN_ variables that are no configuration of the daemon.
 func knownVariables() []string {
-	return []string{"COUNTERSIGN_DIR", "COUNTERSIGN_SERVER", "COUNTERSIGN_IDENTITY", "COUNTERSIGN_ROOT", "COUNTERSIGN_JOIN_FILE"}
+	return []string{"COUNTERSIGN_DIR", "COUNTERSIGN_SERVER", "COUNTERSIGN_IDENTITY", "COUNTERSIGN_ROOT", "COUNTERSIGN_JOIN_FILE",
+		"COUNTERSIGN_ID", "COUNTERSIGN_SERIAL", "COUNTERSIGN_NOT_AFTER", "COUNTERSIGN_CERT", "COUNTERSIGN_KEY",
+		"COUNTERSIGN_KEYSTORE", "COUNTERSIGN_TRUSTSTORE"}
 }
 
 func (a *app) checkGlobals(*cobra.Command, []string) error {

@@ -76,6 +76,7 @@ func rightUse() map[string]string {
 		"token revoke":      "--jti x",
 		"token request":     "identity --identity ID --audience orders",
 		"token verify":      "TOKEN --audience orders",
+		"agent config check": "local", "agent once": "local", "agent run": "local", "agent status": "local", "run": "local",
 		"completion bash":   "local", "completion zsh": "local", "completion fish": "local", "completion powershell": "local",
 		"help": "local",
 	}
