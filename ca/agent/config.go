@@ -8,6 +8,7 @@ import (
 	"strings"
 	"syscall"
 	"time"
+	"unicode"
 
 	"golang.org/x/sys/unix"
 
@@ -179,8 +180,8 @@ func (v *validation) unique(key, value, what string, seen map[string]string) {
 }
 
 func (v *validation) path(key, path string) {
-	if strings.ContainsRune(path, 0) {
-		v.add(key, "a path has no zero byte")
+	if strings.ContainsFunc(path, unicode.IsControl) { // it stands in logs and in a comment of Spring's file
+		v.add(key, "a path has no control characters")
 	}
 }
 
@@ -256,7 +257,9 @@ func (v *validation) reload(key string, r Reload) {
 		v.add(key+".exec", "the program's name is empty")
 	}
 	for i, word := range r.Exec {
-		v.path(fmt.Sprintf("%s.exec[%d]", key, i), word)
+		if strings.ContainsRune(word, 0) {
+			v.add(fmt.Sprintf("%s.exec[%d]", key, i), "an argument has no zero byte")
+		}
 	}
 	v.path(key+".pid_file", r.PIDFile)
 	if r.PIDFile != "" && r.Signal == 0 {
