@@ -77,7 +77,7 @@ func (l *Log) AppendAll(ctx context.Context, events ...Event) error {
 func (l *Log) appendOwn(ctx context.Context, events ...Event) error {
 	r := l.newRequest(kindEvent)
 	for _, e := range events {
-		if err := r.add(newPayload(e)); err != nil {
+		if err := r.addEvent(e); err != nil {
 			return err
 		}
 	}
@@ -95,7 +95,7 @@ func (l *Log) encode(r *request, e Event) error {
 	if !validType(e.Type) || strings.HasPrefix(e.Type, ownPrefix) || !validOutcome(e.Outcome) {
 		return unrecordable(fmt.Errorf("audit: no event: type %q, outcome %q", e.Type, e.Outcome))
 	}
-	if err := r.add(newPayload(e)); err != nil {
+	if err := r.addEvent(e); err != nil {
 		return unrecordable(fmt.Errorf("audit: encode %s: %w", e.Type, err))
 	}
 	if len(r.buf) > maxGroup {
@@ -106,13 +106,6 @@ func (l *Log) encode(r *request, e Event) error {
 
 func unrecordable(err error) error {
 	return countersign.Errorf(countersign.CodeInternal, "internal error").Because(err)
-}
-
-func newPayload(e Event) payload {
-	return payload{
-		Type: e.Type, Outcome: e.Outcome, By: newBy(e.By), Subject: e.Subject,
-		Code: e.Code, RequestID: e.By.RequestID, Detail: e.Detail,
-	}
 }
 
 // submit queues r and waits for its outcome. After nil, r is the caller's again; after an error it must be left alone.

@@ -12,7 +12,6 @@ package audit
 import (
 	"encoding/json"
 	"log/slog"
-	"net/netip"
 	"strings"
 	"time"
 
@@ -107,25 +106,6 @@ const (
 	maxPayload     = 512 << 10
 	ownPrefix      = "audit."
 )
-
-// newBy keeps what identifies the caller and nothing that could be used as a credential.
-func newBy(c countersign.Caller) By {
-	by := By{
-		Name: c.Name, Method: c.Method.String(), ID: c.ID.String(),
-		Serial: c.Serial, Proxy: c.Proxy.String(), Assertion: c.Assertion, JoinToken: c.JoinToken, Addr: addrText(c.Addr),
-	}
-	if c.Role != countersign.RoleNone {
-		by.Role = c.Role.String()
-	}
-	return by
-}
-
-func addrText(a netip.Addr) string {
-	if !a.IsValid() {
-		return ""
-	}
-	return a.Unmap().String()
-}
 
 func validOutcome(o Outcome) bool {
 	switch o {

@@ -33,12 +33,25 @@ func (r *request) reset(k kind) {
 func (r *request) add(v any) error {
 	begin := len(r.buf)
 	r.buf = append(r.buf, make([]byte, frameHead)...)
+	if err := r.encode(v); err != nil {
+		return err
+	}
+	return r.end(begin)
+}
+
+// encode appends v.
+func (r *request) encode(v any) error {
 	enc := json.NewEncoder((*payloadWriter)(r))
 	enc.SetEscapeHTML(false)
 	if err := enc.Encode(v); err != nil {
 		return err
 	}
 	r.buf = r.buf[:len(r.buf)-1] // the encoder's newline
+	return nil
+}
+
+// end ends the frame that begins at begin.
+func (r *request) end(begin int) error {
 	if size := len(r.buf) - begin - frameHead; size > maxPayload {
 		return &tooLarge{size}
 	}

@@ -231,7 +231,7 @@ func (l *Log) recordFull(t *trouble) {
 // writeOwn appends an event from within the writer.
 func (l *Log) writeOwn(ahead int64, e Event) error {
 	r := l.newRequest(kindEvent)
-	if err := r.add(newPayload(e)); err != nil {
+	if err := r.addEvent(e); err != nil {
 		return err
 	}
 	if int64(len(r.buf)) > l.seg.room() {
