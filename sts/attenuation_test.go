@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -44,7 +45,11 @@ func (h hop) number(name string) float64 {
 // received signs what was granted, sends it and parses it.
 func received(t *rapid.T, g Grant) hop {
 	id, transaction := g.identify()
-	compact, err := jwt.Sign(testKey, "ES256", "k1", g.Audience.Typ, g.claims(us, id, transaction))
+	signer, err := jwt.NewSigner(testKey, "ES256", "k1", g.Audience.Typ)
+	if err != nil {
+		t.Fatalf("sign: %v", err)
+	}
+	compact, err := signer.Sign(g.draft(us).payload(nil, g.Expires, g.IssuedAt, id, transaction))
 	if err != nil {
 		t.Fatalf("sign: %v", err)
 	}
@@ -184,6 +189,9 @@ func exchangeAt(t *rapid.T, p *countersign.Policy, h hop, now time.Time) (Grant,
 		in.Scopes = rapid.SliceOfNDistinct(rapid.SampledFrom([]string{"a", "b", "c", "d"}), 1, 2, rapid.ID[string]).Draw(t, "asked")
 	}
 	grant, trace := Decide(p, in)
+	if quiet, granted := grantOf(p, in); granted != (trace.Err() == nil) || !reflect.DeepEqual(quiet, grant) {
+		t.Fatalf("without words %v, %+v; with them %+v", granted, quiet, grant)
+	}
 	if trace.Err() == nil && grant.Audience.Bind == countersign.BindMTLS {
 		if step := grant.bind(certificateOf(h.holder)); !step.OK {
 			t.Fatalf("%+v", step)

@@ -75,7 +75,7 @@ func (d *decision) choose(call *countersign.Call) Step {
 			hint("without a user the call is open for: %s", list(call.Machine))
 	}
 	d.grant.Call, d.grant.Audience = call, to
-	return passed(rule, "audience %s", to.Name)
+	return d.passed(func() Step { return passed(rule, "audience %s", to.Name) })
 }
 
 // userless tells whether there is no user behind the request.

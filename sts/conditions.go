@@ -22,7 +22,9 @@ func (d *decision) conditions() Step {
 			return step
 		}
 	}
-	return passed("", "the chain has %s with this client", plural(len(d.grant.Act.Chain()), "service"))
+	return d.passed(func() Step {
+		return passed("", "the chain has %s with this client", plural(len(d.grant.Act.Chain()), "service"))
+	})
 }
 
 // mayAct enforces `may_act` (RFC 8693 4.4) wherever the subject token has it, whatever the request looks like: it must

@@ -83,34 +83,71 @@ func Decide(p *countersign.Policy, in Input) (Grant, Trace) {
 	return d.grant, trace
 }
 
+// grantOf is Decide for who wants no explanation, as most do: it tells whether Decide grants, and what. Nothing is put into
+// words for the steps that pass.
+func grantOf(p *countersign.Policy, in Input) (Grant, bool) {
+	d := decision{p: p, in: in, quiet: true}
+	granted := d.client().OK && d.subject().OK && d.call().OK && d.scope().OK && d.conditions().OK && d.lifetime().OK
+	if !granted {
+		return Grant{}, false
+	}
+	return d.grant, true
+}
+
 // decision is the state of one Decide: each step may rely on what the ones before it put into grant.
 type decision struct {
 	p     *countersign.Policy
 	in    Input
 	grant Grant
+	quiet bool // steps that pass need no words
 }
 
 func (d *decision) client() Step {
-	service, step := admitClient(d.p, d.in.Client)
+	service, denial := findClient(d.p, d.in.Client)
 	d.grant.Client = service
-	return step
+	if denial != nil {
+		return *denial
+	}
+	return d.passed(func() Step { return admitted(service) })
+}
+
+// passed is a step that passed. say puts it into words.
+func (d *decision) passed(say func() Step) Step {
+	if d.quiet {
+		return Step{OK: true}
+	}
+	return say()
 }
 
 // admitClient is step 1 as far as the policy decides it.
 func admitClient(p *countersign.Policy, id countersign.ID) (*countersign.Service, Step) {
+	service, denial := findClient(p, id)
+	if denial != nil {
+		return nil, *denial
+	}
+	return service, admitted(service)
+}
+
+func admitted(service *countersign.Service) Step {
+	return passed("service "+service.Name, "%s", service.ID)
+}
+
+// findClient is the service that a client is, or why it is none.
+func findClient(p *countersign.Policy, id countersign.ID) (*countersign.Service, *Step) {
+	refuse := func(s Step) (*countersign.Service, *Step) { return nil, &s }
 	service, ok := p.ServiceByID(id)
 	switch {
 	case p.Version == 0:
-		return nil, denied(countersign.CodeClient, "", "no policy is in force, so nobody is a client").
-			hint("apply one: countersign policy apply FILE")
+		return refuse(denied(countersign.CodeClient, "", "no policy is in force, so nobody is a client").
+			hint("apply one: countersign policy apply FILE"))
 	case !ok:
-		return nil, denied(countersign.CodeClient, "", "%s is no service of policy version %d", idText(id), p.Version).
-			hint("add it to services in the policy")
+		return refuse(denied(countersign.CodeClient, "", "%s is no service of policy version %d", idText(id), p.Version).
+			hint("add it to services in the policy"))
 	case service.Disabled != nil:
-		return nil, denied(countersign.CodeServiceDisabled, "service "+service.Name, "the service %s is disabled", service.Name).
-			hint("countersign service enable %s", service.Name)
+		return refuse(denied(countersign.CodeServiceDisabled, "service "+service.Name, "the service %s is disabled", service.Name).
+			hint("countersign service enable %s", service.Name))
 	}
-	return service, passed("service "+service.Name, "%s", id)
+	return service, nil
 }
 
 func idText(id countersign.ID) string {
@@ -127,17 +164,16 @@ func (d *decision) subject() Step {
 		return denied(countersign.CodeSubjectToken, "", "an exchange has a subject token, client_credentials has none")
 	case d.in.Machine:
 		d.grant.Sub, d.grant.SubIssuer = d.in.Client.String(), d.in.Issuer
-		return passed("", "none: client_credentials")
+		return d.passed(func() Step { return passed("", "none: client_credentials") })
 	}
 	d.grant.Sub, d.grant.SubIssuer = s.Sub, s.SubIssuer
 	d.grant.Transaction, d.grant.Parent, d.grant.SessionID = s.Transaction, s.ID, s.SessionID
-	return passed(s.rule(), "%s", s.describe())
+	return d.passed(func() Step { return passed(s.rule(), "%s", s.describe()) })
 }
 
 // scope is step 4: what was asked must be allowed in full; if nothing was asked, all that is allowed is granted.
 func (d *decision) scope() Step {
 	call := d.grant.Call
-	rule := ruleOf(call)
 	for _, name := range d.in.Scopes {
 		if step := d.asked(name); !step.OK {
 			return step
@@ -147,7 +183,9 @@ func (d *decision) scope() Step {
 		}
 	}
 	if len(d.in.Scopes) > 0 {
-		return passed(rule, "asked and allowed: %s", strings.Join(d.grant.Scopes, " "))
+		return d.passed(func() Step {
+			return passed(ruleOf(call), "asked and allowed: %s", strings.Join(d.grant.Scopes, " "))
+		})
 	}
 	for i := range call.Scopes {
 		if d.allows(&call.Scopes[i]) {
@@ -155,16 +193,22 @@ func (d *decision) scope() Step {
 		}
 	}
 	if len(d.grant.Scopes) == 0 {
+		rule := ruleOf(call)
 		return denied(countersign.CodeScopeNone, rule, "the subject token holds nothing that a scope of %s needs", rule).
 			hint("it holds: %s; needed is one of: %s", list(d.held()), list(needsOf(call)))
 	}
-	return passed(rule, "none asked; allowed: %s", strings.Join(d.grant.Scopes, " "))
+	return d.passed(func() Step {
+		return passed(ruleOf(call), "none asked; allowed: %s", strings.Join(d.grant.Scopes, " "))
+	})
 }
 
 func (d *decision) asked(name string) Step {
 	call := d.grant.Call
-	rule := ruleOf(call)
 	scope, ok := call.Scope(name)
+	if ok && (!d.in.Machine || slices.Contains(call.Machine, name)) && d.allows(scope) {
+		return Step{OK: true}
+	}
+	rule := ruleOf(call)
 	switch {
 	case !ok:
 		return denied(countersign.CodeScope, rule, "%s has no scope %q", rule, name).
@@ -172,11 +216,9 @@ func (d *decision) asked(name string) Step {
 	case d.in.Machine && !slices.Contains(call.Machine, name):
 		return denied(countersign.CodeScope, rule, "the scope %s of %s needs a user", name, rule).
 			hint("open to client_credentials are: %s", list(call.Machine))
-	case !d.allows(scope):
-		return denied(countersign.CodeScopeNotHeld, rule, "the subject token does not hold what %s on %s needs", name, rule).
-			hint("it needs one of: %s; the token holds: %s", list(scope.Needs), list(d.held()))
 	}
-	return passed(rule, "")
+	return denied(countersign.CodeScopeNotHeld, rule, "the subject token does not hold what %s on %s needs", name, rule).
+		hint("it needs one of: %s; the token holds: %s", list(scope.Needs), list(d.held()))
 }
 
 // allows tells whether what is held suffices for a scope of the chosen call.
@@ -200,23 +242,28 @@ func (d *decision) held() []string {
 	return d.in.Subject.Scopes
 }
 
-// lifetime is step 6. Times of tokens are whole seconds, cut down: a token never outlives what it was made from.
+// lifetime is step 6.
 func (d *decision) lifetime() Step {
-	ttl := time.Duration(d.grant.Call.TTL)
-	rule := ruleOf(d.grant.Call)
-	expires, why := d.in.Now.Add(ttl), "the call's ttl"
-	if s := d.in.Subject; s != nil && s.Expires.Before(expires) {
-		expires, why = s.Expires, "the subject token's exp"
-	}
-	expires = expires.Truncate(time.Second)
-	left := expires.Sub(d.in.Now)
-	if left < minLeft {
-		return denied(countersign.CodeLifetime, rule, "by %s a new token would live for %s; at least %s are needed",
+	why := d.grant.live(d.in.Now, d.in.Subject)
+	if left := d.grant.Expires.Sub(d.in.Now); left < minLeft {
+		return denied(countersign.CodeLifetime, ruleOf(d.grant.Call), "by %s a new token would live for %s; at least %s are needed",
 			why, max(left, 0).Truncate(time.Millisecond), minLeft).
 			hint("get a fresh token from the one who called you")
 	}
-	d.grant.IssuedAt, d.grant.Expires = d.in.Now.Truncate(time.Second), expires
-	return passed(rule, "%s, by %s", expires.Sub(d.grant.IssuedAt), why)
+	return d.passed(func() Step {
+		return passed(ruleOf(d.grant.Call), "%s, by %s", d.grant.Expires.Sub(d.grant.IssuedAt), why)
+	})
+}
+
+// live sets the times of a token that is minted at now, and tells what ends it. They are whole seconds, cut down: a token never
+// outlives what it was made from.
+func (g *Grant) live(now time.Time, subject *Subject) (why string) {
+	expires, why := now.Add(time.Duration(g.Call.TTL)), "the call's ttl"
+	if subject != nil && subject.Expires.Before(expires) {
+		expires, why = subject.Expires, "the subject token's exp"
+	}
+	g.IssuedAt, g.Expires = now.Truncate(time.Second), expires.Truncate(time.Second)
+	return why
 }
 
 func namesOf(c *countersign.Call) []string {

@@ -47,7 +47,7 @@ func (s *Service) Explain(ctx context.Context, r ExplainRequest) (Explanation, e
 	}
 	note := ""
 	if r.Token != "" {
-		subject, err := s.verify(ctx, p, client, r.Token, anyKind, now)
+		subject, _, err := s.verify(ctx, p, client, r.Token, anyKind, now)
 		if err == nil {
 			err = s.revoked(subject.Facts)
 		}

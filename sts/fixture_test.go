@@ -172,10 +172,7 @@ func with(base map[string]any, changes map[string]any) map[string]any {
 
 // claims are what the minted token says, as its receiver reads it.
 func (g Grant) claims(issuer, id, transaction string) map[string]any {
-	payload, err := g.payload(issuer, id, transaction)
-	if err != nil {
-		panic(err)
-	}
+	payload := g.draft(issuer).payload(nil, g.Expires, g.IssuedAt, id, transaction)
 	decoder := json.NewDecoder(bytes.NewReader(payload))
 	decoder.UseNumber()
 	var claims map[string]any

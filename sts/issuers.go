@@ -137,6 +137,19 @@ func (i *issuers) keys(ctx context.Context, p *countersign.Policy, issuer *count
 	return set, nil
 }
 
+// ready is keys for who does not want to wait: false where keys would, or has an error.
+func (i *issuers) ready(p *countersign.Policy, issuer *countersign.Issuer, kid string) (*jwt.Set, bool) {
+	if issuer.JWKS != "" {
+		set, err := i.fixed(p, issuer)
+		return set, err == nil
+	}
+	remote, err := i.remote(p, issuer)
+	if err != nil {
+		return nil, false
+	}
+	return remote.Ready(kid)
+}
+
 // Run fetches the keys of every issuer of the policy in force before they are needed, until ctx ends. An issuer that can't
 // be reached is told of in the log and tried again. It also removes the records of client assertions that have expired.
 func (s *Service) Run(ctx context.Context) error {

@@ -6,10 +6,6 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/json"
-	"fmt"
-	"maps"
-	"slices"
-	"strings"
 	"sync"
 
 	"github.com/countersign/countersign"
@@ -21,59 +17,12 @@ import (
 // four characters for three bytes.
 const maxClaims = 11 << 10
 
+// payloadRoom is what a goroutine's stack is asked for, in bytes: most claims fit.
+const payloadRoom = 1 << 10
+
 // minted is a signed token and what names it.
 type minted struct {
 	compact, kid, id, transaction string
-}
-
-// ownClaims are the claims that we set: the list of "The minted token" in policy.md and nothing else.
-type ownClaims struct {
-	Issuer        string        `json:"iss"`
-	Subject       string        `json:"sub"`
-	SubjectIssuer string        `json:"sub_iss"`
-	Audience      string        `json:"aud"`
-	Expires       int64         `json:"exp"`
-	NotBefore     int64         `json:"nbf"`
-	IssuedAt      int64         `json:"iat"`
-	ID            string        `json:"jti"`
-	ClientID      string        `json:"client_id"`
-	Scope         string        `json:"scope"`
-	Transaction   string        `json:"txn"`
-	Act           *Actor        `json:"act,omitempty"`
-	SessionID     string        `json:"sid,omitempty"`
-	Confirmation  *confirmation `json:"cnf,omitempty"`
-}
-
-// payload is the JSON of the token's claims: ours, and after them those that are carried, as they stand in the subject
-// token. None of those can replace one of ours: what [decision.carry] should have refused would stand twice, and is not
-// signed.
-func (g Grant) payload(issuer, id, transaction string) ([]byte, error) {
-	claims := ownClaims{
-		Issuer: issuer, Subject: g.Sub, SubjectIssuer: g.SubIssuer, Audience: g.Audience.Name,
-		Expires: g.Expires.Unix(), NotBefore: g.IssuedAt.Unix(), IssuedAt: g.IssuedAt.Unix(), ID: id,
-		ClientID: g.Client.ID.String(), Scope: strings.Join(g.Scopes, " "), Transaction: transaction, Act: g.Act, SessionID: g.SessionID,
-	}
-	if g.Thumbprint != nil {
-		claims.Confirmation = &confirmation{X5T: base64.RawURLEncoding.EncodeToString(g.Thumbprint[:])}
-	}
-	payload, err := marshal(claims)
-	if err != nil || len(g.Carry) == 0 {
-		return payload, err
-	}
-	payload = payload[:len(payload)-1]
-	for _, name := range slices.Sorted(maps.Keys(g.Carry)) {
-		quoted, err := marshal(name)
-		if err != nil {
-			return nil, err
-		}
-		payload = append(append(append(append(payload, ','), quoted...), ':'), g.Carry[name]...)
-	}
-	return append(payload, '}'), nil
-}
-
-// confirmation is the claim cnf of a token that is bound to a certificate (RFC 8705 3.1).
-type confirmation struct {
-	X5T string `json:"x5t#S256"` // base64url of the SHA-256 of the certificate's DER
 }
 
 // bind makes the token good only in the hands of who holds the key of this connection (`bind` of its audience). The subject
@@ -171,16 +120,20 @@ func (s *signers) get(key keyring.Key, signer crypto.Signer, typ string) (*jwt.S
 }
 
 // mint signs what was granted. Nothing of it may leave before it is recorded.
-func (s *Service) mint(g Grant) (minted, error) {
+func (s *Service) mint(x *exchange) (minted, error) {
+	g := &x.grant
 	key, signer, err := s.signer(g.Audience.Alg)
 	if err != nil {
 		return minted{}, err
 	}
-	id, transaction := g.identify()
-	payload, err := g.payload(s.cfg.Issuer, id, transaction)
-	if err != nil {
-		return minted{}, fmt.Errorf("write the claims: %w", err)
+	if x.ruling != nil {
+		x.claims = x.ruling.claims
+	} else {
+		x.claims = g.draft(s.cfg.Issuer)
 	}
+	id, transaction := g.identify()
+	var room [payloadRoom]byte
+	payload := x.claims.payload(room[:0], g.Expires, g.IssuedAt, id, transaction)
 	if len(payload) > maxClaims {
 		return minted{}, countersign.Errorf(countersign.CodeCarry, "the new token's claims would have %d bytes; at most %d fit", len(payload), maxClaims).
 			WithHint("ask for fewer scopes")
@@ -189,7 +142,11 @@ func (s *Service) mint(g Grant) (minted, error) {
 	if err != nil {
 		return minted{}, err
 	}
-	compact, err := ready.Sign(payload)
+	sign := ready.Sign
+	if x.ruling != nil { // another token of the same grant was signed
+		sign = ready.SignAlike
+	}
+	compact, err := sign(payload)
 	if err != nil {
 		return minted{}, err
 	}

@@ -2,6 +2,7 @@ package sts
 
 import (
 	"context"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"maps"
@@ -82,17 +83,30 @@ type asked struct {
 // recordIssued makes the token's record durable. Crash point: after it and before the answer there is a record of a token
 // that nobody got, never a token without a record.
 func (s *Service) recordIssued(ctx context.Context, x *exchange) error {
-	g := x.grant
-	err := s.cfg.Audit.AppendAll(ctx, audit.Event{
-		Type: "token.issued", Outcome: audit.OK, By: x.by, Subject: g.Audience.Name,
-		Detail: issuedDetail{
-			Grant: x.request.GrantType, Client: g.Client.ID.String(), Audience: g.Audience.Name,
-			Scope: strings.Join(g.Scopes, " "), Rule: ruleOf(g.Call), Policy: x.policy.Version,
-			Txn: x.token.transaction, JTI: x.token.id, Expires: g.Expires, KID: x.token.kid, Chain: g.Act.Chain(), Bound: g.Thumbprint != nil,
-			subjectDetail: x.subjectDetail(), Asked: x.asked(), Sub: g.Sub, SubIssuer: g.SubIssuer,
-		},
-	})
-	return notRecorded(err)
+	if err := x.draftRecord(); err != nil {
+		return countersign.Errorf(countersign.CodeInternal, "internal error").Because(err)
+	}
+	return notRecorded(s.cfg.Audit.AppendAll(ctx, audit.Event{
+		Type: "token.issued", Outcome: audit.OK, By: x.by, Subject: x.grant.Audience.Name,
+		Detail: issuedRecord{x.record, x.token.transaction, x.token.id, x.token.kid, x.grant.Expires},
+	}))
+}
+
+// draftRecord writes what the record has in common with that of every token of the same grant.
+func (x *exchange) draftRecord() (err error) {
+	if x.ruling != nil {
+		x.record = x.ruling.record
+		return nil
+	}
+	g := &x.grant
+	detail := issuedDetail{
+		Grant: x.request.GrantType, Client: g.Client.ID.String(), Audience: g.Audience.Name,
+		Scope: strings.Join(g.Scopes, " "), Rule: ruleOf(g.Call), Policy: x.policy.Version,
+		Chain: g.Act.Chain(), Bound: g.Thumbprint != nil,
+		subjectDetail: x.subjectDetail(), Asked: x.asked(), Sub: g.Sub, SubIssuer: g.SubIssuer,
+	}
+	x.record, err = detail.draft()
+	return err
 }
 
 // recordDenied makes the denial's record durable and returns the denial. The client's hanging up does not end it: probing
@@ -107,6 +121,7 @@ func (s *Service) recordDenied(ctx context.Context, x *exchange, cause error) er
 	if denial.Kind == countersign.Unavailable || denial.Kind == countersign.Internal {
 		outcome = audit.Failed
 	}
+	x.explain()
 	detail := deniedDetail{
 		Grant: x.request.GrantType, Client: x.by.ID.String(), Policy: x.policy.Version,
 		Msg: denial.Msg, Hint: denial.Hint, Steps: x.trace.Steps, subjectDetail: x.subjectDetail(),
@@ -157,7 +172,8 @@ func (x *exchange) asked() asked {
 func (x *exchange) subjectDetail() subjectDetail {
 	var d subjectDetail
 	if x.request.SubjectToken != "" {
-		d.SHA256 = digest(x.request.SubjectToken)
+		sum := x.subjectDigest()
+		d.SHA256 = hex.EncodeToString(sum[:])
 	}
 	if x.subject != nil {
 		d.Parent, d.Session = x.subject.ID, x.subject.SessionID

@@ -4,9 +4,11 @@ import (
 	"maps"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/countersign/countersign"
+	"github.com/countersign/countersign/storage/audit"
 	"github.com/countersign/countersign/sts/jwt"
 )
 
@@ -50,6 +52,17 @@ type Response struct {
 	Scope           string `json:"scope"`
 }
 
+// AppendJSON appends the answer's JSON.
+func (r Response) AppendJSON(b []byte) []byte {
+	b = slices.Grow(b, len(r.AccessToken)+len(r.Scope)+256)
+	b = audit.AppendString(append(b, `{"access_token":`...), r.AccessToken)
+	b = audit.AppendString(append(b, `,"issued_token_type":`...), r.IssuedTokenType)
+	b = audit.AppendString(append(b, `,"token_type":`...), r.TokenType)
+	b = strconv.AppendInt(append(b, `,"expires_in":`...), int64(r.ExpiresIn), 10)
+	b = audit.AppendString(append(b, `,"scope":`...), r.Scope)
+	return append(b, '}')
+}
+
 // ParseRequest reads the form of a token request: no parameter twice but audience and resource, empty is absent, unknown
 // ones are ignored (RFC 6749 3.2); every value is bounded and printable ASCII. A client_secret is refused (RFC 6749 2.3); other
 // proofs of the client are [ParseCredentials]'s. What the parameters mean together, [Service.Token] judges.
@@ -82,13 +95,24 @@ func (f *fields) fail(code countersign.Code, format string, args ...any) {
 }
 
 func (f *fields) checkAll(repeatable ...string) {
+	f.checkTwice(repeatable)
+	if f.form.Get("client_secret") != "" {
+		f.fail(countersign.CodeTwoCredentials, "client_secret is no proof of a client here, and a second one besides")
+	}
+}
+
+func (f *fields) checkTwice(repeatable []string) {
+	twice := false
+	for _, values := range f.form {
+		twice = twice || len(values) > 1
+	}
+	if !twice {
+		return
+	}
 	for _, name := range slices.Sorted(maps.Keys(f.form)) { // so that the same request has the same refusal
 		if len(f.form[name]) > 1 && !slices.Contains(repeatable, name) {
 			f.fail(countersign.CodeTokenRequest, "the parameter %s stands more than once", quote(name))
 		}
-	}
-	if f.form.Get("client_secret") != "" {
-		f.fail(countersign.CodeTwoCredentials, "client_secret is no proof of a client here, and a second one besides")
 	}
 }
 
@@ -101,9 +125,18 @@ func (f *fields) one(name string, most int) string {
 func (f *fields) check(name, value string, most int) {
 	if len(value) > most {
 		f.fail(countersign.CodeTokenRequest, "the parameter %s has more than %d bytes", name, most)
-	} else if strings.ContainsFunc(value, func(r rune) bool { return r < ' ' || r > '~' }) {
+	} else if !printable(value) {
 		f.fail(countersign.CodeTokenRequest, "the parameter %s holds characters that are not printable ASCII", name)
 	}
+}
+
+func printable(s string) bool {
+	for i := range len(s) {
+		if s[i] < ' ' || s[i] > '~' {
+			return false
+		}
+	}
+	return true
 }
 
 func (f *fields) several(name string) []string {

@@ -205,19 +205,30 @@ func describe(r countersign.Revocation) string {
 func (s *Service) stillGood(x *exchange) error {
 	if x.subject != nil {
 		if err := s.revoked(x.subject.Facts); err != nil {
+			x.explain()
 			x.trace.Steps = append(x.trace.Steps, failed(StepSubject, err))
 			return err
 		}
 	}
-	_, found, err := s.revocations.find(x.grant.facts())
+	_, found, err := s.revocations.find(x.facts())
 	if found {
 		err = countersign.Errorf(countersign.CodeRevokedNow, "tokens of this subject or of a service of its chain are being revoked in this very second").
 			After(time.Second)
 	}
 	if err != nil {
+		x.explain()
 		x.trace.Steps = append(x.trace.Steps, failed(StepSubject, err))
 	}
 	return err
+}
+
+func (x *exchange) facts() countersign.TokenFacts {
+	if x.ruling == nil {
+		return x.grant.facts()
+	}
+	facts := x.ruling.facts
+	facts.IssuedAt = x.grant.IssuedAt
+	return facts
 }
 
 // facts are those of the token that would be minted.

@@ -51,6 +51,7 @@ type Service struct {
 	signers     signers
 	svidSigners signers      // of JWT-SVIDs: another purpose of keys
 	verified    jwt.Verified // subject tokens
+	rulings     rulings
 	revocations *revokedSet
 	feed        feedPages
 	metrics     *metrics
@@ -115,7 +116,7 @@ func (s *Service) Token(ctx context.Context, by countersign.Caller, r Request) (
 		}
 	}
 	if err == nil {
-		x.token, err = s.mint(x.grant)
+		x.token, err = s.mint(x)
 	}
 	if err == nil {
 		err = s.recordIssued(ctx, x)
@@ -126,6 +127,7 @@ func (s *Service) Token(ctx context.Context, by countersign.Caller, r Request) (
 	if err != nil {
 		return Response{}, err
 	}
+	s.remember(x)
 	return Response{
 		AccessToken: x.token.compact, IssuedTokenType: TypeAccessToken, TokenType: "Bearer",
 		ExpiresIn: int(x.grant.Expires.Sub(x.grant.IssuedAt) / time.Second), Scope: strings.Join(x.grant.Scopes, " "),
@@ -139,11 +141,19 @@ type exchange struct {
 	policy  *countersign.Policy // one and the same for all steps
 	now     time.Time
 	subject *Subject // nil until verified
+	from    verifiedToken
 	trace   Trace
 	grant   Grant
 	token   minted
 
+	decided       *Input // what the grant was decided on, once it was
 	mayAct, actor string // for the record: see subjectDetail
+
+	digest *[sha256.Size]byte // of the subject token's text, once it was asked for
+	key    *rulingKey         // nil: nothing is to be remembered
+	ruling *ruling            // nil: judged from the beginning
+	claims *draft
+	record *recordDraft
 }
 
 // decide judges a request by the policy that is in force when it is done: the wait for an issuer's keys may take seconds, and
@@ -151,7 +161,10 @@ type exchange struct {
 func (s *Service) decide(ctx context.Context, by countersign.Caller, r Request) (*exchange, error) {
 	for n := 1; ; n++ {
 		x := &exchange{by: by, request: r, policy: s.cfg.Policy(), now: s.cfg.Now()}
-		err := s.judge(ctx, x)
+		var err error
+		if !s.recall(x) {
+			err = s.judge(ctx, x)
+		}
 		switch {
 		case err != nil || s.cfg.Policy() == x.policy:
 			return x, err
@@ -179,12 +192,9 @@ func (s *Service) judge(ctx context.Context, x *exchange) error {
 		x.trace.Steps = append(x.trace.Steps, refusedRequest(x.request, err))
 		return err
 	}
-	in := Input{
-		Now: x.now, Issuer: s.cfg.Issuer, Client: client.ID, Machine: x.request.GrantType == GrantClientCredentials,
-		ActorSent: x.request.ActorToken != "", Audiences: x.request.Audiences, Resources: x.request.Resources, Scopes: x.request.Scopes,
-	}
+	in := s.input(x)
 	if !in.Machine {
-		subject, err := s.verify(ctx, x.policy, client, x.request.SubjectToken, kindOf(x.request.SubjectTokenType), x.now)
+		subject, from, err := s.verify(ctx, x.policy, client, x.request.SubjectToken, kindOf(x.request.SubjectTokenType), x.now)
 		if err == nil {
 			err = s.revoked(subject.Facts) // after the wait for keys: a revocation that came meanwhile counts
 		}
@@ -194,6 +204,7 @@ func (s *Service) judge(ctx context.Context, x *exchange) error {
 		}
 		x.now = s.cfg.Now() // lifetimes count from the end of a wait for keys
 		x.subject, in.Subject, in.Now = subject, subject, x.now
+		x.from = from
 	}
 	if in.ActorSent {
 		in.Actor = s.provenBy(x.request.ActorToken, x.now)
@@ -206,14 +217,38 @@ func (s *Service) judge(ctx context.Context, x *exchange) error {
 			x.mayAct = mayActOK
 		}
 	}
-	x.grant, x.trace = Decide(x.policy, in)
-	if denial := x.trace.Err(); denial != nil {
-		return denial
+	granted := false
+	if x.grant, granted = grantOf(x.policy, in); !granted {
+		x.grant, x.trace = Decide(x.policy, in)
+		if denial := x.trace.Err(); denial != nil {
+			return denial
+		}
 	}
-	if b := x.grant.Audience.Bind; b != "" && b != countersign.BindNone && !x.add(StepBinding, x.grant.bind(x.by.Thumbprint)) {
-		return x.trace.Err()
+	x.decided = &in
+	if b := x.grant.Audience.Bind; b != "" && b != countersign.BindNone {
+		if step := x.grant.bind(x.by.Thumbprint); !step.OK {
+			x.explain()
+			x.add(StepBinding, step)
+			return x.trace.Err()
+		}
 	}
 	return nil
+}
+
+// explain puts into words how the grant came about, for the record of what failed afterwards. A decision is pure, so it comes
+// out as it did.
+func (x *exchange) explain() {
+	if x.decided != nil && len(x.trace.Steps) == 0 {
+		_, x.trace = Decide(x.policy, *x.decided)
+	}
+}
+
+// input is what x has Decide judge, without what the tokens in the request tell.
+func (s *Service) input(x *exchange) Input {
+	return Input{
+		Now: x.now, Issuer: s.cfg.Issuer, Client: x.by.ID, Machine: x.request.GrantType == GrantClientCredentials,
+		ActorSent: x.request.ActorToken != "", Audiences: x.request.Audiences, Resources: x.request.Resources, Scopes: x.request.Scopes,
+	}
 }
 
 // admit is step 1: only the certificate of a service or its client assertion proves a client, whatever client_id says.
@@ -242,11 +277,23 @@ func (x *exchange) add(name string, step Step) bool {
 
 // verify is step 2: who signed the token is settled before any other claim of it counts. Our own iss decides first, so that
 // no policy can make an external issuer speak for us.
-func (s *Service) verify(ctx context.Context, p *countersign.Policy, client *countersign.Service, compact string, kind tokenKind, now time.Time) (*Subject, error) {
+func (s *Service) verify(ctx context.Context, p *countersign.Policy, client *countersign.Service, compact string, kind tokenKind, now time.Time) (*Subject, verifiedToken, error) {
 	t, err := s.verified.Parse(compact)
 	if err != nil {
-		return nil, wrongClaim(err)
+		return nil, verifiedToken{}, wrongClaim(err)
 	}
+	from := verifiedToken{t, s.verified.Known(t)}
+	subject, err := s.verifyParsed(ctx, p, client, t, kind, now)
+	return subject, from, err
+}
+
+// verifiedToken is what a Subject was read from.
+type verifiedToken struct {
+	token *jwt.Token
+	again bool // it was verified before
+}
+
+func (s *Service) verifyParsed(ctx context.Context, p *countersign.Policy, client *countersign.Service, t *jwt.Token, kind tokenKind, now time.Time) (*Subject, error) {
 	iss, _, err := t.Claims.String("iss")
 	if err != nil {
 		return nil, wrongClaim(err)
@@ -312,6 +359,15 @@ func (s *Service) provenBy(compact string, now time.Time) countersign.ID {
 		return countersign.ID{}
 	}
 	return id
+}
+
+// subjectDigest is the SHA-256 of the subject token's text.
+func (x *exchange) subjectDigest() [sha256.Size]byte {
+	if x.digest == nil {
+		sum := sha256.Sum256([]byte(x.request.SubjectToken))
+		x.digest = &sum
+	}
+	return *x.digest
 }
 
 // digest names a token in the audit log without giving it away.

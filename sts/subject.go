@@ -162,12 +162,28 @@ func readExternal(p *countersign.Policy, issuer *countersign.Issuer, client *cou
 		return nil, err
 	}
 	s.Facts = countersign.TokenFacts{Subject: s.Sub, SessionIssuer: issuer.URL, SessionID: s.SessionID, IssuedAt: c.time("iat")}
-	if now.Sub(s.Facts.IssuedAt) > keepRevoked { // a revocation that reaches it may be gone
-		return nil, countersign.Errorf(countersign.CodeSubjectOld, "the subject token was issued at %s; revocations are kept for %d days",
-			s.Facts.IssuedAt.Format(time.RFC3339), keepRevoked/(24*time.Hour)).WithHint("get a fresh token: the user has to log in again")
+	if err := s.checkAge(now); err != nil {
+		return nil, err
 	}
 	s.MayAct, _ = t.Claims.Raw("may_act")
 	return s, nil
+}
+
+// checkAge refuses an external token that a revocation may have reached which is gone.
+func (s *Subject) checkAge(now time.Time) error {
+	if s.External == nil || now.Sub(s.Facts.IssuedAt) <= keepRevoked {
+		return nil
+	}
+	return countersign.Errorf(countersign.CodeSubjectOld, "the subject token was issued at %s; revocations are kept for %d days",
+		s.Facts.IssuedAt.Format(time.RFC3339), keepRevoked/(24*time.Hour)).WithHint("get a fresh token: the user has to log in again")
+}
+
+// stillTimely judges again what time changes about the token t, from which s was read.
+func (s *Subject) stillTimely(t *jwt.Token, now time.Time) error {
+	if err := checkTimes(t.Claims, now); err != nil {
+		return err
+	}
+	return s.checkAge(now)
 }
 
 // checkTimes takes no skew for exp: what is over is over, as nothing may live longer than what it was made from. An

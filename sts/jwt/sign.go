@@ -5,8 +5,8 @@ import (
 	"crypto"
 	"crypto/ed25519"
 	"crypto/rand"
-	_ "crypto/sha256" // the hashes of RS256 and ES256
-	_ "crypto/sha512" // and of the others
+	"crypto/sha256"
+	_ "crypto/sha512" // the hashes of RS384, ES384 and so on
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -22,6 +22,7 @@ type Signer struct {
 	key    crypto.Signer
 	hash   crypto.Hash // 0: the message itself is signed
 	half   int         // of an ECDSA signature: the bytes of r and of s; 0 for the others
+	size   int         // of a signature, at most
 	header string      // as it begins each token, with its dot
 }
 
@@ -43,7 +44,7 @@ func NewSigner(key crypto.Signer, alg, kid, typ string) (*Signer, error) {
 		return nil, fmt.Errorf("sign a token: write its header: %w", err)
 	}
 	a, _ := algorithmOf(alg)
-	s := &Signer{key: key, header: base64.RawURLEncoding.EncodeToString(header) + "."}
+	s := &Signer{key: key, size: maxSignature(key.Public()), header: base64.RawURLEncoding.EncodeToString(header) + "."}
 	if a.curve != nil {
 		s.half = (a.curve.Params().BitSize + 7) / 8
 	}
@@ -58,6 +59,9 @@ func NewSigner(key crypto.Signer, alg, kid, typ string) (*Signer, error) {
 	return s, nil
 }
 
+// tokenRoom is what a goroutine's stack is asked for, in bytes.
+const tokenRoom = 2 << 10
+
 // MaxDocument is the most bytes that a signed document which is no token may have.
 const MaxDocument = 512 << 10
 
@@ -68,12 +72,33 @@ func (s *Signer) Sign(payload []byte) (string, error) { return s.compact(payload
 // than a token; the typ says what it is.
 func (s *Signer) SignDocument(payload []byte) (string, error) { return s.compact(payload, MaxDocument) }
 
-func (s *Signer) compact(payload []byte, most int) (string, error) {
+// SignAlike is Sign for a payload that differs from one that [CheckPayload] took in nothing but the digits of numbers and the
+// letters, digits, "-", "_" and "." of strings: it is not read again.
+func (s *Signer) SignAlike(payload []byte) (string, error) { return s.encode(payload, MaxToken) }
+
+// CheckPayload tells why Sign would not take a payload, whatever its length.
+func CheckPayload(payload []byte) error {
 	if _, err := parseObject(payload); err != nil {
-		return "", fmt.Errorf("sign a token: its claims: %w", err)
+		return fmt.Errorf("sign a token: its claims: %w", err)
 	}
+	return nil
+}
+
+func (s *Signer) compact(payload []byte, most int) (string, error) {
+	if err := CheckPayload(payload); err != nil {
+		return "", err
+	}
+	return s.encode(payload, most)
+}
+
+func (s *Signer) encode(payload []byte, most int) (string, error) {
 	enc := base64.RawURLEncoding
-	token := make([]byte, 0, len(s.header)+enc.EncodedLen(len(payload))+1+enc.EncodedLen(maxSignature(s.key.Public())))
+	size := len(s.header) + enc.EncodedLen(len(payload)) + 1 + enc.EncodedLen(s.size)
+	var room [tokenRoom]byte // most tokens are built here, and only the string is kept
+	token := room[:0]
+	if size > len(room) {
+		token = make([]byte, 0, size)
+	}
 	token = append(token, s.header...)
 	token = enc.AppendEncode(token, payload)
 	signature, err := s.sign(token)
@@ -90,10 +115,16 @@ func (s *Signer) compact(payload []byte, most int) (string, error) {
 
 // sign makes the signature of input as JWS writes it (RFC 7518 3.3, 3.4; RFC 8037 3.1).
 func (s *Signer) sign(input []byte) ([]byte, error) {
-	digest := input
-	if s.hash != 0 {
+	var digest []byte // never input itself, which would no longer live on the stack
+	switch s.hash {
+	case 0:
+		digest = bytes.Clone(input)
+	case crypto.SHA256:
+		sum := sha256.Sum256(input)
+		digest = sum[:]
+	default:
 		h := s.hash.New()
-		h.Write(input)
+		h.Write(bytes.Clone(input))
 		digest = h.Sum(make([]byte, 0, 64))
 	}
 	signature, err := s.key.Sign(rand.Reader, digest, s.hash)

@@ -26,6 +26,7 @@ type Token struct {
 
 	compact   string
 	signature []byte
+	digest    *[32]byte // nil: not computed yet. A token is shared, so it is set before anybody else has it
 }
 
 // Parse reads a JWS in compact serialization (RFC 7515 7.1) with a JSON object as its payload. It judges shape only.

@@ -35,18 +35,32 @@ type verified struct {
 
 // Parse is [Parse], from memory where that is possible.
 func (v *Verified) Parse(compact string) (*Token, error) {
-	if len(compact) <= MaxToken {
-		v.mu.Lock()
-		e, ok := v.at[sha256.Sum256([]byte(compact))]
-		if ok {
-			v.order.MoveToFront(e)
-		}
-		v.mu.Unlock()
-		if ok {
-			return e.Value.(*verified).token, nil
-		}
+	if len(compact) > MaxToken {
+		return Parse(compact)
 	}
-	return Parse(compact)
+	sum := sha256.Sum256([]byte(compact))
+	if e := v.recall(sum); e != nil {
+		return e.token, nil
+	}
+	t, err := Parse(compact)
+	if err == nil {
+		t.digest = &sum
+	}
+	return t, err
+}
+
+// Known tells whether the token is remembered: somebody sent it before, and it was found good then.
+func (v *Verified) Known(t *Token) bool { return v.recall(t.Digest()) != nil }
+
+func (v *Verified) recall(sum [32]byte) *verified {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	e, ok := v.at[sum]
+	if !ok {
+		return nil
+	}
+	v.order.MoveToFront(e)
+	return e.Value.(*verified)
 }
 
 // Verify is [Token.Verify]. Where the token is remembered and the key that keys and algs lead to is the one that verified
@@ -56,11 +70,8 @@ func (v *Verified) Verify(t *Token, keys *Set, algs []string) error {
 	if err != nil {
 		return err
 	}
-	sum := sha256.Sum256([]byte(t.compact))
-	v.mu.Lock()
-	e, ok := v.at[sum]
-	v.mu.Unlock()
-	if ok && sameKey(e.Value.(*verified).key, key.Key) {
+	sum := t.Digest()
+	if e := v.recall(sum); e != nil && sameKey(e.key, key.Key) {
 		return nil
 	}
 	if err := t.verify(key); err != nil {
@@ -68,6 +79,14 @@ func (v *Verified) Verify(t *Token, keys *Set, algs []string) error {
 	}
 	v.remember(&verified{sum, t, key.Key})
 	return nil
+}
+
+// Digest is the SHA-256 of the token's text, which has one spelling.
+func (t *Token) Digest() [32]byte {
+	if t.digest != nil {
+		return *t.digest
+	}
+	return sha256.Sum256([]byte(t.compact))
 }
 
 func sameKey(a, b crypto.PublicKey) bool {
