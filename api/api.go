@@ -69,6 +69,7 @@ type Server struct {
 	metrics       metrics
 	callersBook   callersBook
 	waiters       waiters
+	values        headerValues
 	stop          sync.Once
 	stopping      chan struct{}
 }
@@ -103,6 +104,7 @@ func New(cfg Config) (*Server, error) {
 		addresses:   newBuckets(cfg.Limits.Address),
 		rooms:       newRooms(),
 		callersBook: callersBook{ca: cfg.CA, changed: cfg.Policy.Changed},
+		values:      newHeaderValues(),
 		stopping:    make(chan struct{}),
 	}
 	if s.metrics, err = newMetrics(cfg.Registry); err != nil {

@@ -15,7 +15,6 @@ import (
 )
 
 const (
-	streamKey      = "stream"
 	streamPage     = 500
 	streamBeat     = 15 * time.Second // an empty line: it keeps proxies patient and finds readers that are gone
 	streamPatience = 30 * time.Second // for one page to be taken
@@ -95,7 +94,9 @@ func (s *Server) followAudit(rq *request, q audit.Query) error {
 		q.After = s.Audit.Head().Seq
 	}
 	q.Limit = streamPage
-	rq.Set(streamKey, true)
+	if t := trackOf(rq); t != nil {
+		t.stream = true
+	}
 	stream := http.NewResponseController(rq.Response())
 	// The timeouts of requests are no good for a stream: it may be read for ever, and written as long as it is taken.
 	if err := stream.SetReadDeadline(time.Time{}); err != nil {

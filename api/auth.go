@@ -36,7 +36,7 @@ func (s *Server) guard(r route, l listener) echo.HandlerFunc {
 		if err == nil && !later {
 			err = authorise(r.auth, caller)
 		}
-		c.Set(callerKey, caller)
+		known(c, caller)
 		if err != nil {
 			return s.refused(c, caller, err)
 		}
@@ -123,7 +123,9 @@ func (s *Server) bearer(c echo.Context, nobody countersign.Caller, authorization
 	if !s.identities.allow(caller.ID.String(), s.Now()) {
 		return nobody, tooMany(caller.ID)
 	}
-	c.Set(proofKey, proof)
+	if t := trackOf(c); t != nil {
+		t.proof = proof
+	}
 	return caller, nil
 }
 

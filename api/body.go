@@ -43,6 +43,7 @@ type room struct {
 	from  *semaphore.Weighted
 	bytes int64 // that are read at most
 	share int64 // of from
+	told  int64 // the length that the sender told; 0: none
 	taken bool
 }
 
@@ -82,7 +83,11 @@ func (r *room) read(ctx context.Context, body io.Reader) ([]byte, error) {
 			return nil, err
 		}
 	}
-	read := make([]byte, 0, min(firstRead, r.bytes+1))
+	first := int64(firstRead)
+	if r.told > 0 { // the sender said how much it is; one byte more, for the read that finds the end
+		first = min(first, r.told+1)
+	}
+	read := make([]byte, 0, min(first, r.bytes+1))
 	if r.bytes > csrBody {
 		read = r.rooms.buffer(r.bytes + 1)
 		defer func() { r.rooms.policy <- read[:0] }() // there is room: who gives it back has the one share

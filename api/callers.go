@@ -53,7 +53,9 @@ func (s *Server) awaitCallers(rq *request, now callersAnswer, known []string, wa
 		return now, countersign.Errorf(countersign.CodeWaiters, "%d requests by %s wait already", maxWaiters, rq.caller.ID).After(5 * time.Second)
 	}
 	defer s.waiters.leave(rq.caller.ID)
-	rq.Set(streamKey, true)
+	if t := trackOf(rq); t != nil {
+		t.stream = true
+	}
 	// net/http has no read deadline any more once it waits for the end of the connection.
 	if err := http.NewResponseController(rq.Response()).SetWriteDeadline(time.Now().Add(wait + streamPatience)); err != nil {
 		return now, fmt.Errorf("move the write deadline: %w", err)

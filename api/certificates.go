@@ -6,7 +6,6 @@ import (
 	"github.com/countersign/countersign"
 	"github.com/countersign/countersign/api/wire"
 	"github.com/countersign/countersign/ca"
-	"github.com/countersign/countersign/sts"
 )
 
 // issue gives the caller a certificate for the ID that he proved.
@@ -20,8 +19,8 @@ func (s *Server) issue(rq *request) error {
 		return err
 	}
 	request := ca.IssueRequest{CSR: []byte(in.CSR), TTL: lifetime}
-	if proof, ok := rq.Get(proofKey).(*sts.Attestation); ok {
-		request.Proof = proof
+	if t := trackOf(rq); t != nil && t.proof != nil {
+		request.Proof = t.proof
 	}
 	issued, err := s.CA.Issue(rq.Request().Context(), rq.caller, request)
 	if err != nil && rq.caller.Method == countersign.ByAttestation && asError(err).Kind == countersign.Unauthenticated {

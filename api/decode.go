@@ -65,6 +65,7 @@ func readBody(w http.ResponseWriter, rq *http.Request, r route, room *room) ([]b
 		w.Header().Set("Connection", "close") // rather than read it all away
 		return nil, tooLarge(r.body)
 	}
+	room.told = max(rq.ContentLength, 0)
 	body, err := room.read(rq.Context(), http.MaxBytesReader(w, rq.Body, r.body))
 	var over *http.MaxBytesError
 	var waited *countersign.Error

@@ -3,6 +3,7 @@ package api
 import (
 	"encoding/json"
 	"net/http"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -79,6 +80,9 @@ func FuzzForm(f *testing.F) {
 	f.Add([]byte(strings.Repeat("&", maxPairs)))
 	f.Fuzz(func(t *testing.T, body []byte) {
 		form, err := parseForm(body)
+		if std, stdErr := url.ParseQuery(string(body)); err == nil && (stdErr != nil || form.Encode() != std.Encode()) {
+			t.Fatalf("%q was read as %v; net/url reads %v, %v", body, form, std, stdErr)
+		}
 		if err != nil {
 			if asError(err).Kind != countersign.Invalid {
 				t.Fatalf("a malformed form is answered as %v", err)

@@ -29,8 +29,7 @@ func written(err error, oauth bool, header ...string) *http.Response {
 		rq.Header.Set(header[i], header[i+1])
 	}
 	recorder := httptest.NewRecorder()
-	c := echo.New().NewContext(rq, recorder)
-	c.Set(requestIDKey, "00112233445566778899aabbccddeeff")
+	c := &tracked{Context: echo.New().NewContext(rq, recorder), id: "00112233445566778899aabbccddeeff"}
 	s := &Server{Config: Config{Logger: slog.New(slog.DiscardHandler)}}
 	s.writeError(c, err, oauth)
 	return recorder.Result()

@@ -16,13 +16,28 @@ import (
 
 	"github.com/countersign/countersign"
 	"github.com/countersign/countersign/api/wire"
+	"github.com/countersign/countersign/sts"
 )
 
-const (
-	requestIDKey = "request id"
-	callerKey    = "caller"
-	proofKey     = "proof" // *sts.Attestation
-)
+// tracked is a request's context with what its one line in the log tells. observe makes it; all after it share the one.
+type tracked struct {
+	echo.Context
+	id     string
+	caller countersign.Caller // as far as it is known
+	proof  *sts.Attestation   // of a caller by attestation
+	stream bool
+}
+
+// trackOf is nil before observe.
+func trackOf(c echo.Context) *tracked {
+	switch c := c.(type) {
+	case *tracked:
+		return c
+	case *request:
+		return trackOf(c.Context)
+	}
+	return nil
+}
 
 type metrics struct {
 	requests *prometheus.CounterVec
@@ -62,14 +77,14 @@ func (s *Server) observe(oauth map[string]bool) echo.MiddlewareFunc {
 	return func(next echo.HandlerFunc) echo.HandlerFunc {
 		return func(c echo.Context) error {
 			begun := time.Now() // durations of a wall clock that tests turn would be wrong
-			c.Set(requestIDKey, newRequestID())
+			t := &tracked{Context: c, id: newRequestID()}
 			s.metrics.inflight.Inc()
 			defer s.metrics.inflight.Dec()
-			s.commonHeaders(c, oauth[c.Path()])
-			if err := recovered(next, c); err != nil {
-				s.writeError(c, err, oauth[c.Path()])
+			s.commonHeaders(t, oauth[c.Path()])
+			if err := recovered(next, t); err != nil {
+				s.writeError(t, err, oauth[c.Path()])
 			}
-			s.account(c, time.Since(begun))
+			s.account(t, time.Since(begun))
 			return nil
 		}
 	}
@@ -89,40 +104,49 @@ func recovered(next echo.HandlerFunc, c echo.Context) (err error) {
 	return next(c)
 }
 
-func (s *Server) commonHeaders(c echo.Context, oauth bool) {
-	h := c.Response().Header()
-	h.Set(wire.RequestID, requestID(c))
-	h.Set("X-Content-Type-Options", "nosniff")
-	if oauth || strings.HasPrefix(c.Path(), "/v1/") {
-		h.Set("Cache-Control", "no-store")
+// The values of headers are arrays made once, under names in their canonical form: nobody changes one in place.
+type headerValues struct{ nosniff, noStore, noCache []string }
+
+func newHeaderValues() headerValues {
+	return headerValues{nosniff: []string{"nosniff"}, noStore: []string{"no-store"}, noCache: []string{"no-cache"}}
+}
+
+func (s *Server) commonHeaders(t *tracked, oauth bool) {
+	h := t.Response().Header()
+	h[wire.RequestID] = []string{t.id}
+	h["X-Content-Type-Options"] = s.values.nosniff
+	if oauth || strings.HasPrefix(t.Path(), "/v1/") {
+		h["Cache-Control"] = s.values.noStore
 	}
 	if oauth { // RFC 6749 5.1
-		h.Set("Pragma", "no-cache")
+		h["Pragma"] = s.values.noCache
 	}
 }
 
-func (s *Server) account(c echo.Context, took time.Duration) {
-	route, method := c.Path(), c.Request().Method
+func (s *Server) account(t *tracked, took time.Duration) {
+	rq, route := t.Request(), t.Path()
+	method := rq.Method
 	if route == "" {
 		route = "none"
 	}
 	if !knownMethod(method) {
 		method = "OTHER"
 	}
-	status := c.Response().Status
+	status := t.Response().Status
 	s.metrics.requests.WithLabelValues(route, method, strconv.Itoa(status)).Inc()
-	if c.Get(streamKey) == nil {
+	if !t.stream {
 		s.metrics.duration.WithLabelValues(route).Observe(took.Seconds())
 	}
-	caller, _ := c.Get(callerKey).(countersign.Caller)
-	attrs := []any{
-		"method", method, "route", route, "status", status, "duration", took,
-		"caller", caller.Name, "addr", c.RealIP(), "request_id", requestID(c),
+	attrs := [8]slog.Attr{
+		slog.String("method", method), slog.String("route", route), slog.Int("status", status), slog.Duration("duration", took),
+		slog.String("caller", t.caller.Name), slog.String("addr", t.RealIP()), slog.String("request_id", t.id),
 	}
-	if theirs := c.Request().Header.Get(wire.RequestID); saneID(theirs) {
-		attrs = append(attrs, "client_request_id", theirs)
+	n := 7
+	if theirs := rq.Header.Get(wire.RequestID); saneID(theirs) {
+		attrs[n] = slog.String("client_request_id", theirs)
+		n++
 	}
-	s.Logger.Log(c.Request().Context(), slog.LevelInfo, "request", attrs...)
+	s.Logger.LogAttrs(rq.Context(), slog.LevelInfo, "request", attrs[:n]...)
 }
 
 func knownMethod(m string) bool {
@@ -140,7 +164,19 @@ func newRequestID() string {
 	return hex.EncodeToString(b[:])
 }
 
-func requestID(c echo.Context) string { id, _ := c.Get(requestIDKey).(string); return id }
+func requestID(c echo.Context) string {
+	if t := trackOf(c); t != nil {
+		return t.id
+	}
+	return ""
+}
+
+// known notes who the caller was found to be.
+func known(c echo.Context, caller countersign.Caller) {
+	if t := trackOf(c); t != nil {
+		t.caller = caller
+	}
+}
 
 // saneID tells whether a caller's own request id may stand in our log.
 func saneID(s string) bool {

@@ -121,6 +121,6 @@ func (s *Server) proveClient(rq *request, a auth) error {
 		return tooMany(caller.ID)
 	}
 	rq.caller = caller
-	rq.Set(callerKey, caller)
+	known(rq, caller)
 	return nil
 }

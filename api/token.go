@@ -3,15 +3,19 @@ package api
 import (
 	"net/http"
 	"net/url"
-	"slices"
+	"strings"
 	"unicode/utf8"
 
 	"github.com/countersign/countersign"
+	"github.com/countersign/countersign/api/wire"
 	"github.com/countersign/countersign/sts"
 )
 
 // maxPairs bounds a token request's parameters. An honest one has about ten.
-const maxPairs = 256
+const (
+	maxPairs   = 256
+	usualPairs = 16 // for which room is made
+)
 
 // token is RFC 6749 3.2: who the client is was settled before.
 func (s *Server) token(rq *request) error {
@@ -24,7 +28,7 @@ func (s *Server) token(rq *request) error {
 	if err != nil {
 		return err
 	}
-	return rq.answer(http.StatusOK, response)
+	return rq.Blob(http.StatusOK, wire.JSON, append(response.AppendJSON(nil), '\n'))
 }
 
 // readForm reads the form of an OAuth endpoint, once, from the body alone.
@@ -46,14 +50,42 @@ func parseForm(body []byte) (url.Values, error) {
 	if pairs > maxPairs {
 		return nil, countersign.Errorf(countersign.CodeBody, "the form has over %d parameters", maxPairs)
 	}
-	form, err := url.ParseQuery(string(body))
-	if err != nil {
-		return nil, countersign.Errorf(countersign.CodeBody, "the body is no form")
-	}
-	for name, values := range form {
-		if !utf8.ValidString(name) || slices.ContainsFunc(values, func(s string) bool { return !utf8.ValidString(s) }) {
-			return nil, countersign.Errorf(countersign.CodeBody, "the form is no UTF-8")
+	return parsePairs(string(body), pairs)
+}
+
+// parsePairs reads what url.ParseQuery reads, with one array for all values instead of one for each. A test holds it to that.
+func parsePairs(text string, pairs int) (url.Values, error) {
+	wrong := func(msg string) (url.Values, error) { return nil, countersign.Errorf(countersign.CodeBody, "%s", msg) }
+	form, all := make(url.Values, min(pairs, usualPairs)), make([]string, 0, min(pairs, usualPairs))
+	for text != "" {
+		var pair string
+		pair, text, _ = strings.Cut(text, "&")
+		if pair == "" {
+			continue
 		}
+		name, value, _ := strings.Cut(pair, "=")
+		name, badName := unescape(name)
+		value, badValue := unescape(value)
+		if badName != nil || badValue != nil || strings.IndexByte(pair, ';') >= 0 {
+			return wrong("the body is no form")
+		}
+		if !utf8.ValidString(name) || !utf8.ValidString(value) {
+			return wrong("the form is no UTF-8")
+		}
+		if before, ok := form[name]; ok {
+			form[name] = append(before, value)
+			continue
+		}
+		all = append(all, value)                           // one that grows leaves its old array to those that have it
+		form[name] = all[len(all)-1 : len(all) : len(all)] // what is appended to it goes elsewhere
 	}
 	return form, nil
+}
+
+// unescape is url.QueryUnescape, which looks at each byte twice.
+func unescape(s string) (string, error) {
+	if strings.IndexByte(s, '%') < 0 && strings.IndexByte(s, '+') < 0 {
+		return s, nil
+	}
+	return url.QueryUnescape(s)
 }

@@ -23,22 +23,26 @@ func (a *Authority) PeerCaller(ctx context.Context, leaf *x509.Certificate, c co
 	if leaf == nil {
 		return c, countersign.Errorf(countersign.CodeNoCredential, "no client certificate was sent")
 	}
-	id, err := a.peerID(leaf)
-	if err != nil {
-		return c, err
-	}
 	print := sha256.Sum256(leaf.Raw)
-	if err := a.checkChain(leaf, print); err != nil {
-		return c, err
+	known, ok := a.judged.recall(print)
+	var id countersign.ID
+	if !ok { // who was judged before had an ID and a chain, which the certificate's bytes alone decide
+		var err error
+		if id, err = a.peerID(leaf); err != nil {
+			return c, err
+		}
+		if err := a.checkChain(leaf, print); err != nil {
+			return c, err
+		}
 	}
 	if now := a.cfg.Now(); now.Before(leaf.NotBefore) || now.After(leaf.NotAfter) {
 		return c, countersign.Errorf(countersign.CodeExpiredPeer, "the client certificate is valid from %s to %s",
 			leaf.NotBefore.UTC(), leaf.NotAfter.UTC()).
 			WithHint("renew it, or enrol anew with a join token; compare the clocks")
 	}
-	known, ok := a.judged.recall(print)
 	if !ok {
 		changed := a.peerTables()
+		var err error
 		if known, err = a.provenBy(ctx, leaf, id, print); err != nil {
 			// A fork's alarm names whom the certificate says it is: the handshake has proven its key.
 			accused := c
