@@ -4,12 +4,17 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"strings"
 	"testing"
 
 	"github.com/countersign/countersign"
+	"github.com/countersign/countersign/sts/relay/observe"
 )
 
 const errorsDocument = "../docs/errors.md"
+
+// ofRelay tells the codes of the services' side, which never come from the daemon.
+func ofRelay(c countersign.Code) bool { return strings.HasPrefix(string(c), "CS7") }
 
 // docs/errors.md is made of the table of codes and of the one place where they become statuses: `go test ./api -run
 // TestErrorsDocument -update` writes it.
@@ -24,7 +29,11 @@ func TestErrorsDocument(t *testing.T) {
 		if info.OAuth != "" {
 			oauth = fmt.Sprintf("%d `%s`", oauthStatus(info.Kind, info.Code), info.OAuth)
 		}
-		fmt.Fprintf(&b, "| %s | %d | %s | %s | %s |\n", info.Code, statusOf(info.Kind, info.Code), oauth, info.Title, info.Next)
+		status := statusOf(info.Kind, info.Code)
+		if ofRelay(info.Code) {
+			status = observe.StatusOf(&countersign.Error{Kind: info.Kind, Code: info.Code})
+		}
+		fmt.Fprintf(&b, "| %s | %d | %s | %s | %s |\n", info.Code, status, oauth, info.Title, info.Next)
 	}
 	if *update {
 		if err := os.WriteFile(errorsDocument, b.Bytes(), 0o644); err != nil {

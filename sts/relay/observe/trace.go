@@ -78,7 +78,10 @@ func parseTracestate(values []string) (string, bool) {
 		}
 		seen[key] = true
 	}
-	return joined, len(seen) > 0 && len(seen) <= 32
+	if len(seen) == 0 || len(seen) > 32 {
+		return "", false
+	}
+	return joined, true
 }
 
 func isStateKey(key string) bool {
