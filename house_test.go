@@ -139,6 +139,7 @@ func TestFuzzTargets(t *testing.T) {
 		"join string":        "api/client FuzzParseJoin",
 		"audit segment":      "storage/audit FuzzSegment",
 		"identity directory": "ca/identity FuzzLoad",
+		"callers.json":       "ca/mtls FuzzCallersFile",
 		"ID":                 ". FuzzParseID",
 		"KEK":                "storage/keyring FuzzParseKEK",
 		"record":             "storage/bolt FuzzRecord",

@@ -112,6 +112,12 @@ func New(cfg Config) (*Client, error) {
 // Close ends the connections that are idle.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 
+// CheckURL tells why s can't be Config.URL.
+func CheckURL(s string) error {
+	_, err := checkURL(s)
+	return err
+}
+
 func checkURL(s string) (string, error) {
 	u, err := url.Parse(s)
 	if err != nil {

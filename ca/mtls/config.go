@@ -70,8 +70,10 @@ func (c *Config) settle() error {
 	if err := checkKeyType(c.KeyType); err != nil {
 		return err
 	}
-	if c.Server != "" && !strings.HasPrefix(c.Server, "https://") {
-		return fmt.Errorf("mtls: Server is %q and must be https://host:port", c.Server)
+	if c.Server != "" {
+		if err := client.CheckURL(c.Server); err != nil {
+			return fmt.Errorf("mtls: Server: %w", err)
+		}
 	}
 	if c.Now == nil {
 		c.Now = time.Now

@@ -99,6 +99,8 @@ func (s *Source) newer(found *identity.Identity) bool {
 		return true
 	case found.Serial == s.cur.Serial:
 		return !s.state.unwritten && !sameRoots(found.Roots, s.cur.Roots)
+	case s.state.unwritten: // times are whole seconds
+		return found.NotBefore.After(s.cur.NotBefore)
 	}
 	return !found.NotBefore.Before(s.cur.NotBefore)
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/base64"
+	"encoding/pem"
 	"log/slog"
 	"net"
 	"net/http"
@@ -364,3 +366,13 @@ func poolOf(certs []*x509.Certificate) *x509.CertPool {
 	}
 	return pool
 }
+
+func pemOf(certs []*x509.Certificate) string {
+	var b strings.Builder
+	for _, c := range certs {
+		_ = pem.Encode(&b, &pem.Block{Type: "CERTIFICATE", Bytes: c.Raw}) // a Builder takes everything
+	}
+	return b.String()
+}
+
+func encode64(b []byte) string { return base64.StdEncoding.EncodeToString(b) }

@@ -116,8 +116,7 @@ func (s *Source) attempt(ctx context.Context) error {
 		return ErrClosed
 	}
 	if err != nil {
-		s.failed(err)
-		return err
+		return s.failed(err)
 	}
 	s.mu.Lock()
 	s.state.lastSuccess, s.state.lastErr, s.state.failures = s.now(), nil, 0
@@ -132,8 +131,8 @@ func (s *Source) attempt(ctx context.Context) error {
 	return nil
 }
 
-// failed settles when to ask again, and says what went wrong as loudly as the end is near.
-func (s *Source) failed(err error) {
+// failed settles when to ask again, and says what went wrong as loudly as the end is near. It gives err with what it knows.
+func (s *Source) failed(err error) error {
 	s.mu.Lock()
 	now := s.now()
 	var left, life time.Duration
@@ -147,9 +146,9 @@ func (s *Source) failed(err error) {
 		s.state.waits = afterBusy(named, left, random())
 	} else {
 		if s.cur == nil { // the first certificate: somebody waits for it, so it begins with a second
-			left = firstLeft
+			left = longRetry
 		}
-		s.state.waits = retry(s.state.waits, left, random())
+		s.state.waits = retry(s.state.waits, left, random(), random())
 	}
 	s.state.retryAt = now.Add(s.state.waits)
 	s.state.lastErr = err
@@ -167,6 +166,7 @@ func (s *Source) failed(err error) {
 	s.cfg.Logger.Log(context.Background(), level, "no new certificate", "error", err, "failures", failures, "again_in", wait, "left", left)
 	s.emit(Event{Kind: Failed, Reason: reasonOf(err), Err: err})
 	s.tellSkew()
+	return err
 }
 
 // rootsDue tells whether the authority is to be asked for its roots.

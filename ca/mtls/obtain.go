@@ -43,7 +43,8 @@ type way struct {
 // authority may grant a time of grace. The others are for when it is over, or the authority won't have it.
 func (s *Source) obtain(ctx context.Context, had *identity.Identity) (*identity.Identity, EventKind, error) {
 	var faults []error
-	for _, w := range s.ways(had) {
+	fresh := &request{alg: s.cfg.KeyType} // a new key for each attempt
+	for _, w := range s.ways(had, fresh) {
 		if len(faults) > 0 && !s.goesOn(had, faults[len(faults)-1]) {
 			break
 		}
@@ -78,17 +79,37 @@ func (s *Source) goesOn(had *identity.Identity, err error) bool {
 	return errors.As(err, &refused) && (refused.Status == 401 || refused.Status == 403)
 }
 
-func (s *Source) ways(had *identity.Identity) []way {
+// request is a key and the certificate request for it, made when it is needed first.
+type request struct {
+	alg string
+	key crypto.Signer
+	csr []byte
+}
+
+func (r *request) make() error {
+	if r.csr != nil {
+		return nil
+	}
+	key, err := identity.NewKey(r.alg)
+	if err != nil {
+		return err
+	}
+	r.key = key
+	r.csr, err = identity.CSR(key)
+	return err
+}
+
+func (s *Source) ways(had *identity.Identity, fresh *request) []way {
 	var ways []way
 	if had != nil {
 		ways = append(ways, way{"renew", Renewed, func(ctx context.Context) (*identity.Identity, error) {
-			return s.fresh(had, s.server(had), nil, func(rq wire.CertificateRequest) (wire.Certificate, error) {
+			return s.fresh(had, s.server(had), fresh, func(rq wire.CertificateRequest) (wire.Certificate, error) {
 				return s.from.renew(ctx, had, rq)
 			})
 		}})
 	}
 	if s.cfg.Attest != nil {
-		ways = append(ways, way{"attest", Enrolled, func(ctx context.Context) (*identity.Identity, error) { return s.attest(ctx, had) }})
+		ways = append(ways, way{"attest", Enrolled, func(ctx context.Context) (*identity.Identity, error) { return s.attest(ctx, had, fresh) }})
 	}
 	if s.cfg.Join != "" || s.cfg.JoinFile != "" {
 		ways = append(ways, way{"join", Enrolled, func(ctx context.Context) (*identity.Identity, error) { return s.join(ctx, had) }})
@@ -96,12 +117,12 @@ func (s *Source) ways(had *identity.Identity) []way {
 	return ways
 }
 
-func (s *Source) attest(ctx context.Context, had *identity.Identity) (*identity.Identity, error) {
+func (s *Source) attest(ctx context.Context, had *identity.Identity, fresh *request) (*identity.Identity, error) {
 	token, err := s.cfg.Attest(ctx)
 	if err != nil {
 		return nil, &configError{fmt.Errorf("the attestation can't be had: %w", err)}
 	}
-	return s.fresh(had, s.server(had), nil, func(rq wire.CertificateRequest) (wire.Certificate, error) {
+	return s.fresh(had, s.server(had), fresh, func(rq wire.CertificateRequest) (wire.Certificate, error) {
 		return s.from.attest(ctx, had, token, rq)
 	})
 }
@@ -110,7 +131,7 @@ func (s *Source) attest(ctx context.Context, had *identity.Identity) (*identity.
 // that got lost is had by asking again with both.
 type pinnedKey struct {
 	token [sha256.Size]byte
-	key   crypto.Signer
+	rq    request
 }
 
 func (s *Source) join(ctx context.Context, had *identity.Identity) (*identity.Identity, error) {
@@ -119,13 +140,9 @@ func (s *Source) join(ctx context.Context, had *identity.Identity) (*identity.Id
 		return nil, &configError{err}
 	}
 	if sum := sha256.Sum256([]byte(j.Token)); s.pinned == nil || s.pinned.token != sum {
-		key, err := identity.NewKey(s.cfg.KeyType)
-		if err != nil {
-			return nil, err
-		}
-		s.pinned = &pinnedKey{sum, key}
+		s.pinned = &pinnedKey{sum, request{alg: s.cfg.KeyType}}
 	}
-	got, err := s.fresh(had, j.URL, s.pinned.key, func(rq wire.CertificateRequest) (wire.Certificate, error) {
+	got, err := s.fresh(had, j.URL, &s.pinned.rq, func(rq wire.CertificateRequest) (wire.Certificate, error) {
 		return s.from.join(ctx, j, rq)
 	})
 	if err != nil {
@@ -140,23 +157,16 @@ func (s *Source) join(ctx context.Context, had *identity.Identity) (*identity.Id
 	return nil, &answerError{errors.New("it does not hold the root that made the join token")}
 }
 
-// fresh asks for a certificate for a new key, or the given one, and judges the answer: key, chain, roots, and whose it is.
-func (s *Source) fresh(had *identity.Identity, server string, key crypto.Signer, ask func(wire.CertificateRequest) (wire.Certificate, error)) (*identity.Identity, error) {
-	if key == nil {
-		var err error
-		if key, err = identity.NewKey(s.cfg.KeyType); err != nil {
-			return nil, err
-		}
+// fresh asks for a certificate for the key of with, and judges the answer: key, chain, roots, and whose it is.
+func (s *Source) fresh(had *identity.Identity, server string, with *request, ask func(wire.CertificateRequest) (wire.Certificate, error)) (*identity.Identity, error) {
+	if err := with.make(); err != nil {
+		return nil, err
 	}
-	csr, err := identity.CSR(key)
+	answer, err := ask(wire.CertificateRequest{CSR: string(with.csr), TTL: countersign.Duration(s.cfg.TTL)})
 	if err != nil {
 		return nil, err
 	}
-	answer, err := ask(wire.CertificateRequest{CSR: string(csr), TTL: countersign.Duration(s.cfg.TTL)})
-	if err != nil {
-		return nil, err
-	}
-	got, err := readAnswer(answer, key, server)
+	got, err := readAnswer(answer, with.key, server)
 	if err != nil {
 		return nil, &answerError{err}
 	}

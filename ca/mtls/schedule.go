@@ -16,12 +16,10 @@ const (
 	firstRetry = time.Second
 	longRetry  = 5 * time.Minute
 
-	// An identity that is over is asked for at intervals of overLeast to overMost, however long it lasts: when the
-	// authority returns after hours, each of a fleet is back within a minute, and they come spread over it.
-	overLeast = 40 * time.Second
-	overMost  = 50 * time.Second
-
-	firstLeft = emergencyPart * overLeast // for who never had a certificate: retries of 1 s to overLeast
+	// However near the end, or long past it, nobody asks more often than once in 25 to 50 s when the first quick tries were in
+	// vain: when the authority returns, each of a fleet is back within a minute, and they come spread over most of it.
+	slowLeast = 25 * time.Second
+	slowMost  = 50 * time.Second
 
 	recheck  = 30 * time.Second // the wall clock is looked at so often: machines sleep, clocks are set
 	watching = time.Second      // Dir is looked at so often by a ReadOnly source
@@ -63,15 +61,16 @@ func unit(serial string) float64 {
 	return float64(binary.BigEndian.Uint64(sum[:8])>>11) / (1 << 53)
 }
 
-// retry is how long to wait after a failure: decorrelated jitter from 1 s to min(5 min, left/20), where left is the
-// certificate's remaining life. u is uniform in [0, 1), last is the wait before (0: none).
-func retry(last, left time.Duration, u float64) time.Duration {
+// retry is how long to wait after a failure: decorrelated jitter, from 1 s to min(5 min, left/20), where left is the
+// certificate's remaining life, but at least to a time between slowLeast and slowMost, which is the wait when left is 0 or
+// less. u and v are uniform in [0, 1), last is the wait before (0: none).
+func retry(last, left time.Duration, u, v float64) time.Duration {
+	slow := slowLeast + part(slowMost-slowLeast, v)
 	if left <= 0 {
-		return overLeast + part(overMost-overLeast, u)
+		return slow
 	}
-	most := min(longRetry, max(left/emergencyPart, firstRetry))
-	next := firstRetry + part(max(3*max(last, firstRetry), firstRetry)-firstRetry, u)
-	return min(next, most)
+	next := firstRetry + part(3*max(last, firstRetry)-firstRetry, u)
+	return min(next, longRetry, max(left/emergencyPart, slow))
 }
 
 // afterBusy is how long to wait when the authority named a time: one try per window, at a random point of the next one, so

@@ -99,9 +99,12 @@ func (s *Source) Identity() (*identity.Identity, error) {
 
 func (s *Source) identity() (*identity.Identity, error) {
 	switch {
-	case s.cur == nil && s.state.lastErr != nil:
-		return nil, fmt.Errorf("%w: %w", ErrNone, s.state.lastErr)
 	case s.cur == nil:
+		for _, why := range []error{s.state.lastErr, s.state.dirErr} {
+			if why != nil {
+				return nil, fmt.Errorf("%w: %w", ErrNone, why)
+			}
+		}
 		return nil, ErrNone
 	case s.now().After(s.cur.NotAfter):
 		return s.cur, ErrExpired
