@@ -51,6 +51,7 @@ calls:
   - from: orders
     to: inventory
     scopes: [{name: "stock:read", needs: ["orders:read"]}, {name: "stock:list", needs: ["orders:read"]}]
+    machine: ["stock:read", "stock:list"]
 `
 )
 
