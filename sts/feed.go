@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/countersign/countersign"
@@ -20,7 +19,6 @@ const (
 	feedValid   = 5 * time.Minute // exp - iat
 	feedRenew   = 10 * time.Second
 	feedOverlap = 5 * time.Second // by which another node's record may come late
-	maxPages    = 32              // that are kept
 )
 
 // feedEntry is a revocation as verifiers of our tokens get it.
@@ -54,64 +52,28 @@ type madePage struct {
 	FeedPage
 	kid   string
 	made  time.Time
+	asked time.Time // for the last time
+	more  bool
 	basis feedBasis
 }
 
+// feedBasis is what a page is made from. Of a page that was made, list is nil.
 type feedBasis struct {
+	list          []kept // by made
 	count         int
 	newest, whole int64
 }
 
-// feedPages keeps the pages that were made, by since. Verifiers ask mostly with the same few; who asks with others costs a
-// signature each time, as often as limits.address allows.
-type feedPages struct {
-	mu    sync.Mutex
-	pages map[int64]madePage
-}
-
-// Feed is the page of revocations that follow since, the cursor of an earlier page; 0: from the beginning. It holds what
-// verifiers of our tokens need: names until all tokens with them are over, what counts by time for as long as a token of
-// ours lives. A page is made at most once a second, and signed anew every 10 s, so that its exp is never near.
-// Codes: those of the keyring (sealed, clock), CodeRevocations.
-//
-// Nothing is missed: what is being stored while a page is made has its made already, and the page's cursor stays before it;
-// what other nodes store late is found because a page begins 5 s before its since.
-func (s *Service) Feed(since int64) (FeedPage, error) {
-	if _, _, err := s.revocations.find(countersign.TokenFacts{}); err != nil {
-		return FeedPage{}, err
-	}
-	list, whole := s.revocations.byMade()
-	basis, now := feedBasis{count: len(list), whole: whole}, s.cfg.Now()
-	if len(list) > 0 {
-		basis.newest = list[len(list)-1].made
-	}
-	s.feed.mu.Lock()
-	defer s.feed.mu.Unlock()
-	if p, ok := s.feed.pages[since]; ok && s.stands(p, basis, now) {
-		return p.FeedPage, nil
-	}
-	claims, err := feedClaimsOf(list, whole, since, now)
-	if err != nil {
-		return FeedPage{}, err
-	}
-	claims.Issuer = s.cfg.Issuer
-	p, err := s.signPage(claims)
-	if err != nil {
-		return FeedPage{}, err
-	}
-	p.basis, p.made = basis, now
-	if s.feed.pages == nil || len(s.feed.pages) >= maxPages {
-		s.feed.pages = map[int64]madePage{}
-	}
-	s.feed.pages[since] = p
-	return p.FeedPage, nil
+// same tells whether a page would be made from the same.
+func (b feedBasis) same(c feedBasis) bool {
+	return b.count == c.count && b.newest == c.newest && b.whole == c.whole
 }
 
 // stands tells whether a page is still the answer: nothing changed, or less than a second ago; and its key is published.
 func (s *Service) stands(p madePage, basis feedBasis, now time.Time) bool {
 	age := now.Sub(p.made)
 	keys, err := s.keys.get()
-	return age >= 0 && age < feedRenew && (p.basis == basis || age < time.Second) && err == nil && keys.set.Has(p.kid)
+	return age >= 0 && age < feedRenew && (p.basis.same(basis) || age < time.Second) && err == nil && keys.set.Has(p.kid)
 }
 
 // feedClaimsOf makes a page of a list by made, of which nothing is missing up to whole. It is pure.

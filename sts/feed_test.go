@@ -11,6 +11,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/countersign/countersign"
+	"github.com/countersign/countersign/storage"
 	"github.com/countersign/countersign/storage/keyring"
 	"github.com/countersign/countersign/sts/jwt"
 )
@@ -205,5 +206,122 @@ func TestFeedPageCutBeyondTheWhole(t *testing.T) {
 	}
 	if claims.Cursor != whole || claims.More {
 		t.Errorf("the cursor is %d beyond what is whole, more: %t", claims.Cursor-whole, claims.More)
+	}
+}
+
+// Who asks with numbers that are no cursors holds up himself: those who follow the feed are answered meanwhile, from pages that
+// stay.
+func TestFeedInAFlood(t *testing.T) {
+	h := openHouse(t)
+	h.revoke(RevokeRequest{JTI: "x"})
+	begin := h.page(0)
+	first, err := h.Feed(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	poll, err := h.Feed(begin.Cursor)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 500 {
+		if got := h.page(noon.UnixMicro() + int64(i)); got.Cursor != begin.Cursor {
+			t.Fatalf("%d: the cursor is %d", i, got.Cursor)
+		}
+	}
+	if len(h.feed.pages) > maxPages || len(h.feed.granted) > maxGranted {
+		t.Errorf("%d pages, %d cursors", len(h.feed.pages), len(h.feed.granted))
+	}
+	for since, want := range map[int64]FeedPage{0: first, begin.Cursor: poll} {
+		if got, err := h.Feed(since); err != nil || got.ETag != want.ETag {
+			t.Errorf("the page since %d was made anew: %v", since, err)
+		}
+	}
+
+	h.feed.odd.Lock() // a page for a stranger takes for ever
+	answers := make(chan error)
+	for i := range maxOdd + 10 {
+		go func() {
+			_, err := h.Feed(1 + int64(i))
+			answers <- err
+		}()
+	}
+	for range 10 {
+		if err := <-answers; codeOf(err) != countersign.CodeBusy {
+			t.Errorf("beyond the bound: %v", err)
+		}
+	}
+	for _, since := range []int64{0, begin.Cursor} {
+		if _, err := h.Feed(since); err != nil {
+			t.Error(err)
+		}
+	}
+	h.feed.odd.Unlock()
+	for range maxOdd {
+		if err := <-answers; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// After a restart a poller comes with a cursor that this process did not give; it is answered, and is one of many from then on.
+func TestFeedAfterARestart(t *testing.T) {
+	h := openHouse(t)
+	h.revoke(RevokeRequest{JTI: "x"})
+	cursor := h.page(0).Cursor
+	h.again(h.store)
+	if h.feed.knows(cursor) {
+		t.Fatal("this shows nothing")
+	}
+	if got := values(t, h.page(cursor)); !slices.Equal(got, []string{"x"}) || !h.feed.knows(cursor) {
+		t.Errorf("%v, granted %v", got, h.feed.granted)
+	}
+}
+
+// Memory is bounded also for who follows the cursors: each revocation gives another one.
+func TestFeedPagesAreBounded(t *testing.T) {
+	h := openHouse(t)
+	since := int64(0)
+	for i := range maxGranted + maxPages {
+		h.revoke(RevokeRequest{JTI: fmt.Sprint(i)})
+		h.pass(time.Second)
+		since = h.page(since).Cursor
+	}
+	if len(h.feed.pages) > maxPages || len(h.feed.granted) > maxGranted || !h.feed.knows(since) {
+		t.Errorf("%d pages, %d cursors", len(h.feed.pages), len(h.feed.granted))
+	}
+}
+
+// What surfaces at a restart is shown to pollers whose cursor is long past its making.
+func TestFeedShowsWhatSurfaced(t *testing.T) {
+	for name, lose := range map[string]func(h *house){
+		"a crash between intent and record": func(h *house) {
+			h.hook(func() error { return storage.ErrUnknown }, nil)
+			if _, err := h.Revoke(t.Context(), operator(), RevokeRequest{JTI: "lost"}); codeOf(err) != countersign.CodeUnknownOutcome {
+				t.Fatal(err)
+			}
+			h.cfg.Store = h.store
+		},
+		"a store from an older backup": func(h *house) {
+			h.revoke(RevokeRequest{JTI: "lost"})
+			if _, err := h.store.Apply(t.Context(), revocationsTable().Delete("jti/lost", storage.Cond{})); err != nil {
+				t.Fatal(err)
+			}
+		},
+	} {
+		h := openHouse(t)
+		lose(h)
+		h.pass(10 * time.Minute)
+		h.revoke(RevokeRequest{JTI: "later"})
+		cursor := h.page(0).Cursor
+		h.pass(time.Minute)
+		for range 2 {
+			h.again(h.store)
+			if got := values(t, h.page(cursor)); !slices.Equal(got, []string{"later", "lost"}) {
+				t.Errorf("%s: since %d there is %v", name, cursor, got)
+			}
+		}
+		if n := len(h.outcomes()); n != 4 && n != 5 { // two intents with an outcome each, and "recovered" where the outcome was there
+			t.Errorf("%s: %v", name, h.outcomes())
+		}
 	}
 }

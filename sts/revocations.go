@@ -93,6 +93,7 @@ func (s *Service) revoke(ctx context.Context, o order) (revocation, error) {
 	s.revocations.end(f, stored)
 	event.Outcome = audit.OK
 	if _, err := s.cfg.Audit.Append(ctx, event); err != nil {
+		s.revocations.leave(f)
 		return revocation{}, notRecorded(err)
 	}
 	s.metrics.revocations.WithLabelValues(string(f.Kind)).Inc()
@@ -108,7 +109,7 @@ func (s *Service) notStored(ctx context.Context, f *flight, event audit.Event, c
 	}
 	event.Outcome, event.Code = audit.Failed, e.Code
 	if _, err := s.cfg.Audit.Append(ctx, event); err != nil {
-		s.revocations.leave(f) // as the next start will do
+		s.revocations.leave(f) // as the log says
 		return notRecorded(err)
 	}
 	s.revocations.drop(f)

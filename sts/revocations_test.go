@@ -229,6 +229,67 @@ func TestRevokeCrashes(t *testing.T) {
 	}
 }
 
+// What a process left open it settles itself, as soon as store and log answer again: the record, the outcome, the mark.
+func TestLeftRevocationsAreSettled(t *testing.T) {
+	for name, c := range map[string]struct{ before, after func() error }{
+		"unknown, and not stored": {func() error { return storage.ErrUnknown }, nil},
+		"unknown, and stored":     {nil, func() error { return storage.ErrUnknown }},
+	} {
+		h := openHouse(t)
+		h.hook(c.before, c.after)
+		if _, err := h.Revoke(t.Context(), operator(), RevokeRequest{JTI: "x", Reason: "why"}); codeOf(err) != countersign.CodeUnknownOutcome {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if n := len(h.revocations.leftovers()); n != 1 || h.revocations.settled(100) == 100 {
+			t.Fatalf("%s: %d were left, and the mark would be %d", name, n, h.revocations.settled(100))
+		}
+		if c.before != nil { // it goes on
+			if err := h.settleLeft(t.Context()); err == nil {
+				t.Errorf("%s: settled while the store does not answer", name)
+			}
+		}
+		h.cfg.Store = h.store
+		for range 2 {
+			if err := h.settleLeft(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		entry, err := revocationsTable().Get(t.Context(), h.store, "jti/x")
+		if err != nil || entry.Value.Reason != "why" {
+			t.Errorf("%s: %+v, %v", name, entry.Value, err)
+		}
+		if got := fmt.Sprint(h.outcomes()); got != "[intent ok]" || len(h.revocations.leftovers()) != 0 || h.revocations.settled(100) != 100 {
+			t.Errorf("%s: %s, the mark would be %d", name, got, h.revocations.settled(100))
+		}
+		if got := values(t, h.page(0)); !slices.Equal(got, []string{"x"}) {
+			t.Errorf("%s: the feed has %v", name, got)
+		}
+	}
+}
+
+// The housekeeping does that by itself.
+func TestLeftRevocationsAreSettledInTime(t *testing.T) {
+	inWorld(t, func(w *world) {
+		store := w.cfg.Store
+		w.cfg.Store = &hookedStore{Store: store, after: func() error { return storage.ErrUnknown }}
+		if _, err := w.Revoke(w.t.Context(), operator(), RevokeRequest{JTI: "x"}); codeOf(err) != countersign.CodeUnknownOutcome {
+			t.Fatal(err)
+		}
+		w.cfg.Store = store
+		ctx, stop := context.WithCancel(w.t.Context())
+		done := make(chan error)
+		go func() { done <- w.FollowRevocations(ctx) }()
+		time.Sleep(tick + time.Second)
+		if n := len(w.revocations.leftovers()); n != 0 {
+			t.Errorf("%d are still left", n)
+		}
+		stop()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // No audit record, no revocation.
 func TestRevokeWithoutTheLog(t *testing.T) {
 	h := openHouse(t)

@@ -33,7 +33,7 @@ type kept struct {
 type flight struct {
 	revocation
 	head uint64 // of the audit log, before the intent
-	left bool   // nobody works on it any more, and its outcome is not in the audit log: the next start settles it
+	left bool   // nobody works on it any more, and its outcome is not in the audit log: see settleLeft
 }
 
 // revokedSet is the set of revocations in force. Readers take no lock: they see an immutable view. Writers publish a new one.
@@ -142,14 +142,36 @@ func (r *revokedSet) end(f *flight, stored revocation) {
 	r.publish()
 }
 
-// leave puts a revocation in force of which it is not known whether it is stored: its intent says that it will be, and the
-// next start sees to that.
+// leave puts a revocation in force whose outcome is not in the audit log, or of which it is not known whether it is stored:
+// its intent says that it will be. settleLeft sees to that, or the next start.
 func (r *revokedSet) leave(f *flight) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	f.left = true
+	r.flights[f] = struct{}{}
 	r.put(f.kept())
 	r.publish()
+}
+
+// leftovers are the revocations that were left.
+func (r *revokedSet) leftovers() []*flight {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var left []*flight
+	for f := range r.flights {
+		if f.left {
+			left = append(left, f)
+		}
+	}
+	return left
+}
+
+// next is a new time of making, greater than all that were given away.
+func (r *revokedSet) next() int64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.last = max(r.now().UnixMicro(), r.last+1)
+	return r.last
 }
 
 // drop ends a revocation that was not stored.

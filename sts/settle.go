@@ -100,24 +100,56 @@ func (s *Service) toldSince(ctx context.Context, after uint64) (map[string]told,
 	}
 }
 
-// settleOne puts a revocation into the store if it is not there. Crash points: after the record and before the event the
-// next start finds the intent still open, and writes the event; a second record is never made.
+// settleOne puts a revocation into the store if it is not there, as made now: verifiers whose cursor is past its making have
+// to see it. Crash points: after the record and before the event the next start finds the intent still open, and writes the
+// event; a second record is never made.
 func (s *Service) settleOne(ctx context.Context, t told) error {
 	known := s.revocations.knows(&t.detail.revocation)
 	if !known {
-		if _, err := s.store(ctx, t.detail.revocation, storage.Op{}); err != nil {
+		surfaced := t.detail.revocation
+		surfaced.Made = s.revocations.next()
+		if _, err := s.store(ctx, surfaced, storage.Op{}); err != nil {
 			return err
 		}
 	}
 	if known && t.outcome {
 		return nil
 	}
-	t.detail.Recovered = true
 	s.log.Warn("a revocation stood in the audit log alone, and was put in force again", "subject", t.detail.key(), "lost", !known)
+	return s.recovered(ctx, t.detail.revocation)
+}
+
+// recovered writes the outcome of an intent that has none. It bears the intent's own time of making.
+func (s *Service) recovered(ctx context.Context, r revocation) error {
 	_, err := s.cfg.Audit.Append(ctx, audit.Event{
-		Type: eventRevoked, Outcome: audit.OK, By: countersign.Daemon("settling revocations"), Subject: t.detail.key(), Detail: t.detail,
+		Type: eventRevoked, Outcome: audit.OK, By: countersign.Daemon("settling revocations"), Subject: r.key(),
+		Detail: revokedDetail{revocation: r, Recovered: true},
 	})
 	return err
+}
+
+// settleLeft does for what this process left open what the next start would do: the record tells whether it was stored, and
+// what is not there is stored now. Until that is done each one holds the mark, and a part of the room.
+func (s *Service) settleLeft(ctx context.Context) error {
+	for _, f := range s.revocations.leftovers() {
+		stored := f.revocation
+		entry, err := revocationsTable().Get(ctx, s.cfg.Store, f.key())
+		switch {
+		case err == nil && entry.Value.Made >= f.Made:
+			stored = entry.Value
+		case err != nil && !errors.Is(err, storage.ErrNotFound):
+			return err
+		case s.cfg.Now().Before(f.Until):
+			if stored, err = s.store(ctx, f.revocation, storage.Op{}); err != nil {
+				return err
+			}
+		}
+		if err := s.recovered(ctx, f.revocation); err != nil {
+			return err
+		}
+		s.revocations.end(f, stored)
+	}
+	return nil
 }
 
 // knows tells whether the set has this revocation, or a later one of the same name.
@@ -155,9 +187,9 @@ func (s *Service) FollowRevocations(ctx context.Context) error {
 func (s *Service) keepHouse(ctx context.Context) error {
 	var moved uint64
 	for pause(ctx, tick) {
-		head := s.cfg.Audit.Head().Seq
-		var failed error
-		if head != moved { // nothing is written while nothing happens
+		head := s.cfg.Audit.Head().Seq // before all else: the mark must pass nothing that comes meanwhile
+		failed := s.settleLeft(ctx)
+		if failed == nil && head != moved { // nothing is written while nothing happens
 			failed = s.moveMark(ctx, head)
 		}
 		if failed == nil {
