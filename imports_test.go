@@ -28,7 +28,7 @@ func walls() map[string][]string {
 		"storage/keyring":        {".", "storage", "storage/audit"},
 		"ca":                     {".", "storage", "storage/audit", "storage/keyring"},
 		"ca/identity":            {"."},
-		"ca/agent":               {".", "ca/identity", "ca/mtls"},
+		"ca/agent":               {".", "ca/agent/local", "ca/identity", "ca/mtls"},
 		"ca/mtls":                {".", "api/wire", "api/client", "ca/identity", "sts/verify"},
 		"ca/agent/local":         {".", "api/client", "api/wire", "ca/identity", "ca/mtls"},
 		"sts/jwt":                {"."},

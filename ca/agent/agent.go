@@ -28,6 +28,7 @@ type Options struct {
 	Logger  *slog.Logger
 	Now     func() time.Time
 	Notify  func(state string) error // sd_notify(3); nil: nobody is told
+	Wraps   bool                     // Wrap is called, not Run
 }
 
 // Agent keeps the identities of one configuration.
@@ -40,6 +41,8 @@ type Agent struct {
 	cfg     Config
 	running context.Context //nolint:containedctx // of Run: keepers that a reload starts end with it
 	keepers map[string]*running
+
+	reloaded chan struct{} // closed at the next reload
 }
 
 // running is a keeper with what ends it.
@@ -69,10 +72,10 @@ func New(ctx context.Context, o Options) (*Agent, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	if problems := o.Config.Validate(); len(problems) > 0 {
+	if problems := o.Config.validate(o.Wraps); len(problems) > 0 {
 		return nil, &ConfigError{problems}
 	}
-	a := &Agent{o: o, since: o.Now(), cfg: o.Config, keepers: map[string]*running{}}
+	a := &Agent{o: o, since: o.Now(), cfg: o.Config, keepers: map[string]*running{}, reloaded: make(chan struct{})}
 	a.metrics = newMetrics(a.Status)
 	for _, cfg := range o.Config.Identities {
 		k, err := a.open(ctx, o.Config, cfg)
@@ -81,6 +84,10 @@ func New(ctx context.Context, o Options) (*Agent, error) {
 			return nil, err
 		}
 		a.keepers[k.cfg.name()] = &running{keeper: k}
+	}
+	if err := a.checkAPI(o.Config, a.keepers); err != nil {
+		a.Close()
+		return nil, err
 	}
 	return a, nil
 }
@@ -227,7 +234,8 @@ func (a *Agent) Wait(ctx context.Context) error {
 }
 
 // Reload takes a new configuration: identities that are as they were go on undisturbed, others stop, start, or do both. When
-// anything is wrong, nothing changes. Socket, ops, log and api need a restart; reload says so.
+// anything is wrong, nothing changes. Socket, ops and log need a restart; reload says so. The local API begins anew: its streams
+// end, and clients come back.
 func (a *Agent) Reload(cfg Config) error {
 	if problems := cfg.Validate(); len(problems) > 0 {
 		return &ConfigError{problems}
@@ -251,13 +259,15 @@ func (a *Agent) Reload(cfg Config) error {
 		}
 		k, err := a.open(a.running, cfg, id)
 		if err != nil {
-			for _, opened := range fresh {
-				_ = opened.src.Close()
-			}
+			closeAll(fresh)
 			return err
 		}
 		fresh[id.name()] = &running{keeper: k}
 		next[id.name()] = fresh[id.name()]
+	}
+	if err := a.checkAPI(cfg, next); err != nil {
+		closeAll(fresh)
+		return err
 	}
 	for name, k := range a.keepers {
 		if next[name] != k {
@@ -265,14 +275,22 @@ func (a *Agent) Reload(cfg Config) error {
 			a.o.Logger.Info("the identity is not kept any more, or anew", "identity", name)
 		}
 	}
-	if cfg.Socket != a.cfg.Socket || cfg.Ops != a.cfg.Ops || cfg.Log != a.cfg.Log || !reflect.DeepEqual(cfg.API, a.cfg.API) {
-		a.o.Logger.Warn("socket, ops, log and api are read at the start only: restart the agent for them")
+	if cfg.Socket != a.cfg.Socket || cfg.Ops != a.cfg.Ops || cfg.Log != a.cfg.Log {
+		a.o.Logger.Warn("socket, ops and log are read at the start only: restart the agent for them")
 	}
 	a.cfg, a.keepers = cfg, next
+	close(a.reloaded)
+	a.reloaded = make(chan struct{})
 	for _, k := range fresh {
 		k.begin(a.running)
 	}
 	return nil
+}
+
+func closeAll(opened map[string]*running) {
+	for _, k := range opened {
+		_ = k.src.Close() // it only stops
+	}
 }
 
 func (r *running) begin(ctx context.Context) {

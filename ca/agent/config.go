@@ -100,8 +100,13 @@ const (
 )
 
 // Validate tells everything that is wrong with c, each with its key.
-func (c Config) Validate() []Problem {
-	var v validation
+func (c Config) Validate() []Problem { return c.validate(false) }
+
+// ValidateWrap is Validate for [Agent.Wrap]: a signal without a PID file goes to the child.
+func (c Config) ValidateWrap() []Problem { return c.validate(true) }
+
+func (c Config) validate(wraps bool) []Problem {
+	v := validation{wraps: wraps}
 	if len(c.Identities) == 0 {
 		v.add("identities", "at least one identity is needed")
 	}
@@ -149,7 +154,10 @@ func (id Identity) lifetime() time.Duration {
 	return time.Duration(id.TTL)
 }
 
-type validation struct{ problems []Problem }
+type validation struct {
+	problems []Problem
+	wraps    bool
+}
 
 func (v *validation) add(key, format string, args ...any) {
 	v.problems = append(v.problems, Problem{Key: key, Msg: fmt.Sprintf(format, args...)})
@@ -265,7 +273,7 @@ func (v *validation) reload(key string, r Reload) {
 	if r.PIDFile != "" && r.Signal == 0 {
 		v.add(key+".pid_file", "goes with signal: which one shall be sent?")
 	}
-	if r.Signal != 0 && r.PIDFile == "" {
+	if r.Signal != 0 && r.PIDFile == "" && !v.wraps {
 		v.add(key+".signal", "goes with pid_file: whom shall it be sent to?")
 	}
 	if r.Systemd != "" && (strings.HasPrefix(r.Systemd, "-") || strings.ContainsAny(r.Systemd, " /\t\n\x00")) {

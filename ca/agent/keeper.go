@@ -30,6 +30,7 @@ type keeper struct {
 	log     *slog.Logger
 	now     func() time.Time
 	metrics *metrics
+	oneShot bool   // Once: a fault ends the delivery
 	child   *Child // of ours, which is signalled in place of a PID file; nil: none
 
 	mu        sync.Mutex
@@ -155,6 +156,9 @@ func (k *keeper) awaitDisk(ctx context.Context, id *identity.Identity) error {
 				err = last
 			}
 			k.alarm(id, "", err)
+			if k.oneShot {
+				return err
+			}
 		}
 		timer := time.NewTimer(writePause)
 		ended := wait(ctx, nil, timer.C)

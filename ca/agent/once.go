@@ -19,6 +19,7 @@ func (a *Agent) Once(ctx context.Context) error {
 }
 
 func (k *keeper) once(ctx context.Context) error {
+	k.oneShot = true
 	id, err := k.src.Identity()
 	var renewal error
 	if err != nil || !k.now().Before(k.src.Status().RenewAt) {
@@ -34,9 +35,6 @@ func (k *keeper) once(ctx context.Context) error {
 	}
 	// What is still good is delivered also when the renewal failed: an earlier run may have ended before it could.
 	if err := k.deliver(ctx, id); err != nil {
-		if last := k.src.Status().LastError; ctx.Err() != nil && last != nil {
-			err = last
-		}
 		return errors.Join(renewal, fmt.Errorf("the program did not take the new certificate: %w", err))
 	}
 	return renewal

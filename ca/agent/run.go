@@ -95,6 +95,7 @@ func (a *Agent) listen(ctx context.Context, socket string) (servers []server, er
 			return serveHTTP(ctx, listener, a.statusHandler())
 		})
 	}
+	servers = append(servers, a.serveAPI)
 	if addr := a.cfg.Ops.Listen; addr != "" {
 		listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
 		if err != nil {

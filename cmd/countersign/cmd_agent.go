@@ -94,7 +94,11 @@ func (a *app) agentConfig(c *cobra.Command, f *agentFlags) (agent.Config, error)
 	if f.ops != "" {
 		cfg.Ops.Listen = f.ops
 	}
-	if problems := cfg.Validate(); len(problems) > 0 {
+	validate := cfg.Validate
+	if c.Name() == "run" && c.Parent() == c.Root() {
+		validate = cfg.ValidateWrap
+	}
+	if problems := validate(); len(problems) > 0 {
 		return cfg, inFlags(f, &agent.ConfigError{Problems: problems})
 	}
 	return cfg, nil
@@ -462,7 +466,7 @@ goes to the program itself unless --pid-file names another.`,
 			if err != nil {
 				return err
 			}
-			kept, err := a.newAgent(cmd.Context(), cfg, "warn")
+			kept, err := agent.New(cmd.Context(), agent.Options{Config: cfg, Version: versionText(), Logger: a.agentLogger(cfg.Log, "warn"), Wraps: true})
 			if err != nil {
 				return err
 			}
