@@ -2,9 +2,11 @@ package mtls
 
 import (
 	"context"
+	"crypto"
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -28,10 +30,13 @@ type fleet struct {
 	begun  time.Time
 	issued map[int]int // by second since begun
 	asked  map[int]int
+
+	once map[string]string // workloads' tokens that are good for one key: here that is a join token
+	lose int               // so many answers get lost
 }
 
 func newFleet(k *kit) *fleet {
-	return &fleet{k: k, begun: time.Now(), issued: map[int]int{}, asked: map[int]int{}}
+	return &fleet{k: k, begun: time.Now(), issued: map[int]int{}, asked: map[int]int{}, once: map[string]string{}}
 }
 
 var errAway = errors.New("connection refused")
@@ -55,7 +60,14 @@ func (f *fleet) issue(ctx context.Context, by func() (countersign.Caller, error)
 	}
 	f.mu.Lock()
 	f.issued[f.second()]++
+	lost := f.lose > 0
+	if lost {
+		f.lose--
+	}
 	f.mu.Unlock()
+	if lost {
+		return wire.Certificate{}, errAway
+	}
 	return wire.Certificate{
 		Certificate: pemOf(c.Chain), Roots: pemOf(f.k.ca.Roots()), ID: c.ID, Serial: c.Serial,
 		NotBefore: c.NotBefore, NotAfter: c.NotAfter, RenewAfter: c.RenewAfter, RenewBefore: c.RenewBefore,
@@ -73,9 +85,28 @@ func (f *fleet) join(context.Context, client.JoinString, wire.CertificateRequest
 	return wire.Certificate{}, errAway
 }
 
-// attest takes a new join token for a workload that proved itself.
-func (f *fleet) attest(ctx context.Context, _ *identity.Identity, _ string, rq wire.CertificateRequest) (wire.Certificate, error) {
-	return f.issue(ctx, func() (countersign.Caller, error) { return f.k.joiner("orders") }, rq)
+// attest takes a new join token for a workload that proved itself; for a token that begins with "once" the same one always.
+func (f *fleet) attest(ctx context.Context, _ *identity.Identity, token string, rq wire.CertificateRequest) (wire.Certificate, error) {
+	return f.issue(ctx, func() (countersign.Caller, error) {
+		if !strings.HasPrefix(token, "once") {
+			return f.k.joiner("orders")
+		}
+		f.mu.Lock()
+		secret := f.once[token]
+		f.mu.Unlock()
+		if secret == "" {
+			operator := countersign.Caller{Method: countersign.BySocket, Role: countersign.RoleAdmin, Name: "test"}
+			made, err := f.k.ca.CreateJoinToken(ctx, operator, "orders", time.Hour)
+			if err != nil {
+				return operator, err
+			}
+			secret = made.Secret
+			f.mu.Lock()
+			f.once[token] = secret
+			f.mu.Unlock()
+		}
+		return f.k.ca.JoinCaller(ctx, secret, countersign.Caller{})
+	}, rq)
 }
 
 func (f *fleet) roots(context.Context, *identity.Identity) ([]*x509.Certificate, time.Duration, error) {
@@ -262,6 +293,43 @@ func TestNeverGivesUp(t *testing.T) {
 		time.Sleep(time.Minute)
 		if _, err := s.Identity(); err != nil {
 			t.Error(err)
+		}
+	})
+}
+
+// A workload's token is good for one key. An answer that got lost is had by asking again with the same, and a source whose
+// token was used up by then goes on until there is a fresh one.
+func TestLostAnswerOfAnAttestation(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := &kit{TB: t, now: time.Now}
+		k.issuing(testPolicy)
+		f := newFleet(k)
+		f.lose = 2
+		cfg := f.config()
+		token := "once 1"
+		var mu sync.Mutex
+		cfg.Attest = func(context.Context) (string, error) { mu.Lock(); defer mu.Unlock(); return token, nil }
+		s, err := open(context.Background(), cfg, f)
+		k.must(err)
+		defer s.Close()
+		time.Sleep(time.Minute)
+		first, err := s.Identity()
+		k.must(err)
+
+		f.away.Store(true)
+		time.Sleep(10 * time.Minute)
+		f.away.Store(false)
+		time.Sleep(2 * time.Minute)
+		if _, err := s.Identity(); !errors.Is(err, ErrExpired) {
+			t.Errorf("a certificate that is over came back as a new one: %v", err)
+		}
+		mu.Lock()
+		token = "once 2"
+		mu.Unlock()
+		time.Sleep(time.Minute)
+		next, err := s.Identity()
+		if err != nil || next.Serial == first.Serial || next.Chain[0].PublicKey.(interface{ Equal(crypto.PublicKey) bool }).Equal(first.Chain[0].PublicKey) {
+			t.Errorf("%v", err)
 		}
 	})
 }

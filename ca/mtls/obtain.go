@@ -109,7 +109,7 @@ func (s *Source) ways(had *identity.Identity, fresh *request) []way {
 		}})
 	}
 	if s.cfg.Attest != nil {
-		ways = append(ways, way{"attest", Enrolled, func(ctx context.Context) (*identity.Identity, error) { return s.attest(ctx, had, fresh) }})
+		ways = append(ways, way{"attest", Enrolled, func(ctx context.Context) (*identity.Identity, error) { return s.attest(ctx, had) }})
 	}
 	if s.cfg.Join != "" || s.cfg.JoinFile != "" {
 		ways = append(ways, way{"join", Enrolled, func(ctx context.Context) (*identity.Identity, error) { return s.join(ctx, had) }})
@@ -117,21 +117,31 @@ func (s *Source) ways(had *identity.Identity, fresh *request) []way {
 	return ways
 }
 
-func (s *Source) attest(ctx context.Context, had *identity.Identity, fresh *request) (*identity.Identity, error) {
+// pin is the key that was asked for with a secret, the newest of its kind. A join token is good once, a workload's token for
+// one key: an answer that got lost is had by asking again with both, and so is, with a workload's token, a certificate
+// after the one that is over.
+type pin struct {
+	secret [sha256.Size]byte
+	rq     request
+}
+
+// pinned gives the request that belongs to secret.
+func (s *Source) pinned(at **pin, secret string) *request {
+	if sum := sha256.Sum256([]byte(secret)); *at == nil || (*at).secret != sum {
+		*at = &pin{sum, request{alg: s.cfg.KeyType}}
+	}
+	return &(*at).rq
+}
+
+func (s *Source) attest(ctx context.Context, had *identity.Identity) (*identity.Identity, error) {
 	token, err := s.cfg.Attest(ctx)
 	if err != nil {
 		return nil, &configError{fmt.Errorf("the attestation can't be had: %w", err)}
 	}
-	return s.fresh(had, s.server(had), fresh, func(rq wire.CertificateRequest) (wire.Certificate, error) {
+	rq := s.pinned(&s.attested, token)
+	return s.fresh(had, s.server(had), rq, func(rq wire.CertificateRequest) (wire.Certificate, error) {
 		return s.from.attest(ctx, had, token, rq)
 	})
-}
-
-// pinnedKey is the key that was asked for with a join token. The token is good once, and for the same key again: an answer
-// that got lost is had by asking again with both.
-type pinnedKey struct {
-	token [sha256.Size]byte
-	rq    request
 }
 
 func (s *Source) join(ctx context.Context, had *identity.Identity) (*identity.Identity, error) {
@@ -139,16 +149,12 @@ func (s *Source) join(ctx context.Context, had *identity.Identity) (*identity.Id
 	if err != nil {
 		return nil, &configError{err}
 	}
-	if sum := sha256.Sum256([]byte(j.Token)); s.pinned == nil || s.pinned.token != sum {
-		s.pinned = &pinnedKey{sum, request{alg: s.cfg.KeyType}}
-	}
-	got, err := s.fresh(had, j.URL, &s.pinned.rq, func(rq wire.CertificateRequest) (wire.Certificate, error) {
+	got, err := s.fresh(had, j.URL, s.pinned(&s.joined, j.Token), func(rq wire.CertificateRequest) (wire.Certificate, error) {
 		return s.from.join(ctx, j, rq)
 	})
 	if err != nil {
 		return nil, err
 	}
-	s.pinned = nil
 	for _, root := range got.Roots {
 		if sha256.Sum256(root.Raw) == j.Fingerprint {
 			return got, nil
@@ -169,6 +175,9 @@ func (s *Source) fresh(had *identity.Identity, server string, with *request, ask
 	got, err := readAnswer(answer, with.key, server)
 	if err != nil {
 		return nil, &answerError{err}
+	}
+	if s.now().After(got.NotAfter) { // as for a token that was used before
+		return nil, &answerError{fmt.Errorf("its certificate was over at %s; a token that was used gets its certificate again: a fresh one is needed", got.NotAfter.UTC().Format(time.RFC3339))}
 	}
 	want := s.cfg.ID
 	if had != nil {

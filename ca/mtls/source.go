@@ -21,16 +21,17 @@ var (
 
 // Source is an identity that stays good. It is safe for concurrent use.
 type Source struct {
-	cfg    Config
-	from   authority
-	stop   context.CancelFunc
-	life   context.Context // until Close
-	done   chan struct{}   // closed when the loop has ended
-	wake   chan struct{}   // somebody waits for an attempt
-	feed   *callersFeed
-	conns  *conns
-	begun  time.Time
-	pinned *pinnedKey // of the loop only
+	cfg   Config
+	from  authority
+	stop  context.CancelFunc
+	life  context.Context // until Close
+	done  chan struct{}   // closed when the loop has ended
+	wake  chan struct{}   // somebody waits for an attempt
+	feed  *callersFeed
+	conns *conns
+	begun time.Time
+
+	joined, attested *pin // of the loop only
 
 	mu      sync.Mutex
 	cur     *identity.Identity // nil: none. Never changed, only replaced

@@ -256,10 +256,11 @@ func TestDocuments(t *testing.T) {
 		"authority.md":    "TestAuthorityDocument",
 		"clients.md":      "TestClientsDocument",
 		"conformance.md":  "TestConformanceDocument",
+		"mtls.md":         "TestSDKDocuments",
 		"operations.md":   "TestOperations",
 		"policy.md":       "TestPolicyDocument",
 		"policy-tools.md": "TestPolicyToolsDocument",
-		"verify.md":       "TestVerifyDocument",
+		"verify.md":       "TestSDKDocuments",
 	}
 	for _, path := range slices.Concat(paths, adrs) {
 		if test, ok := typed[filepath.Base(path)]; ok {
@@ -281,8 +282,18 @@ func TestDocuments(t *testing.T) {
 	}
 }
 
-// TestVerifyDocument: each block of docs/verify.md is a part of an example of sts/verify, which compiles and prints what it says.
-func TestVerifyDocument(t *testing.T) {
+// TestSDKDocuments: each block of these documents is a part of an example of its package, which compiles and prints what it says.
+func TestSDKDocuments(t *testing.T) {
+	for document, path := range map[string]string{
+		"docs/verify.md": "sts/verify/example_http_test.go",
+		"docs/mtls.md":   "ca/mtls/example_test.go",
+	} {
+		inExamples(t, document, path)
+	}
+}
+
+func inExamples(t *testing.T, document, path string) {
+	t.Helper()
 	flat := func(text string) string {
 		var b strings.Builder
 		for line := range strings.SplitSeq(text, "\n") {
@@ -290,18 +301,18 @@ func TestVerifyDocument(t *testing.T) {
 		}
 		return b.String()
 	}
-	examples, err := os.ReadFile("../../sts/verify/example_http_test.go")
+	examples, err := os.ReadFile("../../" + path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	code := flat(string(examples))
-	found := blocks(t, "../../docs/verify.md")
+	found := blocks(t, "../../"+document)
 	for _, block := range found {
 		if block.language != "go" || !strings.Contains(code, "\n"+flat(strings.TrimSuffix(block.text, "\n"))) {
-			t.Errorf("docs/verify.md:%d: this block stands in no example", block.line)
+			t.Errorf("%s:%d: this block stands in no example", document, block.line)
 		}
 	}
 	if len(found) == 0 {
-		t.Error("docs/verify.md has no code blocks any more")
+		t.Errorf("%s has no code blocks any more", document)
 	}
 }
