@@ -47,7 +47,7 @@ func (s *Source) reload(link string, unlinked bool) {
 	taken := bad == nil && found != nil && s.newer(found)
 	if taken {
 		s.replace(found)
-		s.state.unwritten = false
+		s.state.unwritten, s.state.held, s.state.inDir = false, nil, true
 		s.state.retryAt, s.state.waits, s.state.failures, s.state.lastErr = time.Time{}, 0, 0, nil
 	}
 	s.mu.Unlock()
@@ -105,35 +105,64 @@ func (s *Source) newer(found *identity.Identity) bool {
 	return !found.NotBefore.Before(s.cur.NotBefore)
 }
 
-// store writes what is had into Dir. When it can't, as on a full disk, the new identity is used from memory all the same:
-// the old one would be over sooner for nothing, readers of Dir still have it whole, and each look tries again.
+// store writes what is new into Dir, and makes an identity that was held the one that is used. While it can't, as on a full
+// disk, the old one is used on and each look tries again; only when that is over, or is not in Dir either, the new one is
+// used from memory, since nothing is to be lost then.
 func (s *Source) store() {
 	s.mu.Lock()
-	i, bad, failedBefore := s.cur, s.state.dirErr, errors.Is(s.state.lastErr, errWrite)
-	if s.cfg.Dir == "" || s.cfg.ReadOnly || !s.state.unwritten || i == nil || bad != nil {
-		s.mu.Unlock()
-		return
+	i, unwritten, bad, failedBefore := s.cur, s.state.unwritten, s.state.dirErr, errors.Is(s.state.lastErr, errWrite)
+	if s.state.held != nil {
+		i = s.state.held
 	}
 	s.mu.Unlock()
-	b := i.Bundle()
-	b.Password = s.cfg.Password
-	err := identity.Write(s.cfg.Dir, b)
+	if s.cfg.Dir == "" || s.cfg.ReadOnly || !unwritten || i == nil {
+		return
+	}
+	err := bad
+	if err == nil {
+		b := i.Bundle()
+		b.Password = s.cfg.Password
+		err = identity.Write(s.cfg.Dir, b)
+	}
 	if err != nil {
-		err = fmt.Errorf("%w: %w; the new identity is used from memory, and %s keeps the one before until it can be written", errWrite, err, s.cfg.Dir)
+		err = fmt.Errorf("%w: %w; %s keeps the identity before, which is used until it is over, and writing is tried again", errWrite, err, s.cfg.Dir)
 	}
 	s.mu.Lock()
 	if err == nil {
-		s.state.unwritten = false
+		s.state.unwritten, s.state.inDir = false, true
 		s.state.link = "" // another writer may have come after: the next look reads
 	}
 	if err != nil || failedBefore {
 		s.state.lastErr = err
 	}
+	used, kind := s.use(err == nil), s.state.heldKind
 	s.mu.Unlock()
 	if err != nil && !failedBefore {
 		s.cfg.Logger.Error("the identity can't be written", "error", err)
 		s.emit(Event{Kind: Failed, Reason: Write, Err: err})
 	}
+	if used != nil {
+		s.cfg.Logger.Info("a new certificate", "how", kind, "id", used.ID.String(), "serial", used.Serial, "not_after", used.NotAfter)
+		s.emit(Event{Kind: kind})
+	}
+}
+
+// use makes the held identity the one that is used, if it is written or the other is over; nil: it is not. The caller holds
+// the lock.
+func (s *Source) use(written bool) *identity.Identity {
+	i, now := s.state.held, s.now()
+	switch {
+	case i == nil:
+		return nil
+	case !written && now.After(i.NotAfter): // it came to nothing
+		s.state.held, s.state.unwritten = nil, false
+		return nil
+	case !written && s.cur != nil && s.state.inDir && !now.After(s.cur.NotAfter):
+		return nil
+	}
+	s.state.held, s.state.inDir = nil, written
+	s.replace(i)
+	return i
 }
 
 var errWrite = errors.New("mtls: write the identity")

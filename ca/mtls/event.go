@@ -31,7 +31,7 @@ const (
 	BadAnswer     Reason = "answer"        // what came is no certificate of ours
 	Clock         Reason = "clock"         // the clock here is so wrong that the authority can't be verified
 	Directory     Reason = "directory"     // Dir can't be read
-	Write         Reason = "write"         // Dir can't be written; the identity is used from memory
+	Write         Reason = "write"         // Dir can't be written; the identity in it is used on
 	Configuration Reason = "configuration" // join string or attestation can't be had
 )
 
@@ -65,6 +65,6 @@ type Status struct {
 	Skew time.Duration
 	// Budget is how long the authority may be gone from now on without harm: until the certificate is over. 0: it is.
 	Budget time.Duration
-	// Unwritten: the identity is used from memory, as Dir can't be written at the moment.
+	// Unwritten: there is a newer identity, or there are newer roots, that can't be written into Dir at the moment.
 	Unwritten bool
 }

@@ -57,8 +57,8 @@ func (s *Source) next(now time.Time) time.Time {
 // nextAttempt is next, for who holds the lock.
 func (s *Source) nextAttempt(now time.Time) time.Time {
 	switch {
-	case s.cfg.ReadOnly || s.cur == nil && !s.cfg.enrols():
-		return time.Time{}
+	case s.cfg.ReadOnly || s.cur == nil && !s.cfg.enrols() || s.state.held != nil:
+		return time.Time{} // what is held has to be written, not asked for again
 	case !s.state.retryAt.IsZero():
 		// A clock that was set back must not make a wait of a second one of an hour.
 		if latest := now.Add(s.state.waits); s.state.retryAt.After(latest) {
@@ -121,13 +121,22 @@ func (s *Source) attempt(ctx context.Context) error {
 	s.mu.Lock()
 	s.state.lastSuccess, s.state.lastErr, s.state.failures = s.now(), nil, 0
 	s.state.retryAt, s.state.waits = time.Time{}, 0
-	s.replace(got)
-	s.state.unwritten = s.cfg.Dir != ""
+	s.state.held, s.state.heldKind, s.state.unwritten = got, kind, s.cfg.Dir != ""
+	if s.cfg.Dir == "" {
+		s.use(true)
+	}
 	s.mu.Unlock()
-	s.cfg.Logger.Info("a new certificate", "how", kind, "id", got.ID.String(), "serial", got.Serial, "not_after", got.NotAfter)
+	if s.cfg.Dir == "" {
+		s.cfg.Logger.Info("a new certificate", "how", kind, "id", got.ID.String(), "serial", got.Serial, "not_after", got.NotAfter)
+		s.emit(Event{Kind: kind})
+	}
 	s.store()
-	s.emit(Event{Kind: kind})
 	s.tellSkew()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.state.held != nil {
+		return s.state.lastErr
+	}
 	return nil
 }
 

@@ -45,7 +45,13 @@ type Source struct {
 type state struct {
 	link      string // what ..data led to when Dir was read last
 	dirErr    error  // Dir can't be read: nothing is written into it
-	unwritten bool   // cur is not in Dir
+	unwritten bool   // cur, or held, is not in Dir
+
+	// held is a new identity that waits to be written. Nobody comes with it before: the authority takes the one in Dir for
+	// a copied key from the moment that its successor was seen, and a restart begins with Dir.
+	held     *identity.Identity
+	inDir    bool // an identity of cur's serial is in Dir
+	heldKind EventKind
 
 	renewAt time.Time     // of cur
 	retryAt time.Time     // after a failure; zero: the last attempt succeeded

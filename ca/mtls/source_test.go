@@ -314,7 +314,8 @@ func TestUnreadableKeyWithoutAnotherWay(t *testing.T) {
 	k.wait(s)
 }
 
-// A directory that can't be written: the new identity is used from memory, and is there as soon as it can.
+// A directory that can't be written: nobody comes with the new identity before it is there, since the one in the directory
+// would be taken for a copy after that; and it is used as soon as it can be written.
 func TestUnwritableDirectory(t *testing.T) {
 	k := newKit(t, nil)
 	dir := k.dir("orders", 0)
@@ -324,10 +325,12 @@ func TestUnwritableDirectory(t *testing.T) {
 	aside := dir + ".aside"
 	k.must(os.Rename(dir, aside))
 	k.must(os.WriteFile(dir, nil, 0o600)) // what is no directory can't be written into, by root neither
-	k.must(s.Renew(t.Context()))
+	if err := s.Renew(t.Context()); !errors.Is(err, errWrite) {
+		t.Errorf("the renewal says %v", err)
+	}
 	i, err := s.Identity()
 	k.must(err)
-	if i.Serial == old.Serial || !s.Status().Unwritten {
+	if i.Serial != old.Serial || !s.Status().Unwritten {
 		t.Errorf("%+v", s.Status())
 	}
 	k.must(os.Remove(dir))
@@ -336,7 +339,12 @@ func TestUnwritableDirectory(t *testing.T) {
 		t.Errorf("the directory is not as it was: %v", err)
 	}
 	s.nudge()
-	k.eventually("the directory", func() bool { got, err := identity.Load(dir); return err == nil && got.Serial == i.Serial })
+	k.eventually("the directory", func() bool {
+		got, err := identity.Load(dir)
+		now, _ := s.Identity()
+		return err == nil && got.Serial != old.Serial && got.Serial == now.Serial
+	})
+	k.must(s.Renew(t.Context())) // the line goes on
 }
 
 // changing alters the answers to POST /v1/certificates.
