@@ -25,6 +25,9 @@ import (
 
 func TestMain(m *testing.M) {
 	code := m.Run()
+	if path, err := buildBinary(); err == nil {
+		_ = os.RemoveAll(filepath.Dir(path))
+	}
 	http.DefaultClient.CloseIdleConnections()
 	if err := goleak.Find(); err != nil && code == 0 {
 		fmt.Fprintln(os.Stderr, err)
@@ -257,9 +260,14 @@ type here struct {
 
 func runHere(t *testing.T, now func() time.Time, ids ...Identity) *here {
 	t.Helper()
+	return startHere(t, now, Config{Identities: ids})
+}
+
+func startHere(t *testing.T, now func() time.Time, cfg Config) *here {
+	t.Helper()
 	h := &here{}
 	var err error
-	h.Agent, err = New(t.Context(), Options{Config: Config{Identities: ids}, Logger: slog.New(slog.NewTextHandler(&h.log, nil)), Now: now})
+	h.Agent, err = New(t.Context(), Options{Config: cfg, Logger: slog.New(slog.NewTextHandler(&h.log, nil)), Now: now})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,8 +3,18 @@ package agent
 import (
 	"context"
 	"errors"
-	"fmt"
 )
+
+// DeliveryError says that a program did not take its new certificate: a hook failed, or it does not serve it.
+type DeliveryError struct{ Err error }
+
+// Error gives the reason.
+func (e *DeliveryError) Error() string {
+	return "the program did not take the new certificate: " + e.Err.Error()
+}
+
+// Unwrap gives the cause.
+func (e *DeliveryError) Unwrap() error { return e.Err }
 
 // Once enrols or renews what is due and tells the programs, one attempt each. The error is the first thing that went wrong; the
 // other identities were seen to all the same.
@@ -35,7 +45,7 @@ func (k *keeper) once(ctx context.Context) error {
 	}
 	// What is still good is delivered also when the renewal failed: an earlier run may have ended before it could.
 	if err := k.deliver(ctx, id); err != nil {
-		return errors.Join(renewal, fmt.Errorf("the program did not take the new certificate: %w", err))
+		return errors.Join(renewal, &DeliveryError{err})
 	}
 	return renewal
 }

@@ -39,7 +39,8 @@ func awaitServed(ctx context.Context, v Verify, id *identity.Identity, now func(
 		if lookErr == nil {
 			return served, nil
 		}
-		if err == nil || ctx.Err() == nil { // what the end of ctx broke off tells nothing
+		var network net.Error
+		if err == nil || !errors.As(lookErr, &network) || !network.Timeout() { // a look that the end of ctx broke off tells nothing
 			err = lookErr
 		}
 		select {

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"io"
 	"net/http"
 	"os"
@@ -10,6 +11,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/spiffe/go-spiffe/v2/workloadapi"
 )
 
 func TestWrapExitCodes(t *testing.T) {
@@ -41,7 +44,10 @@ func TestWrapSignals(t *testing.T) {
 echo "$COUNTERSIGN_ID $COUNTERSIGN_CERT $COUNTERSIGN_IDENTITY $COUNTERSIGN_ROOT $NODE_EXTRA_CA_CERTS $SPRING_CONFIG_ADDITIONAL_LOCATION $1"
 test -s "$COUNTERSIGN_KEY" && test -s "$COUNTERSIGN_KEYSTORE" && test -s "$COUNTERSIGN_TRUSTSTORE" && echo complete
 while :; do sleep 0.05; done`
-	// Due in a second or two, so that the renewal comes while the child runs.
+	// As after a kill between renewal and delivery: the child reads the files at its start, and needs no signal for them.
+	if err := os.Remove(filepath.Join(dir, recordFile)); err != nil {
+		t.Fatal(err)
+	}
 	p := a.background("run", "--out", dir, "--signal", "HUP", "--spring-audience", "orders", "--ttl", "1h", "--", "sh", "-c", script, "sh", "argument")
 	eventually(t, p.log.String, "complete\n")
 	want := "spiffe://shop.internal/orders " + dir + "/tls.crt " + dir + " " + dir + "/ca.crt " + dir + "/ca.crt file:" + dir + "/" + SpringFile + " argument\n"
@@ -211,4 +217,41 @@ func get(t *testing.T, url string) string {
 		return err.Error()
 	}
 	return response.Status[:4] + string(body)
+}
+
+// The agent serves the local API to whom the rules name, and after a reload to whom the new ones name.
+func TestAPI(t *testing.T) {
+	t.Parallel()
+	a := newAuthority(t)
+	dir, short := a.enrolled(), t.TempDir()
+	uid, other := uint32(os.Getuid()), uint32(os.Getuid()+1)
+	config := func(who uint32) Config {
+		return Config{Identities: []Identity{{Dir: dir}}, API: &API{Socket: filepath.Join(short, "api"), Rules: []Rule{{UID: &who, Identity: "orders"}}}}
+	}
+	h := startHere(t, nil, config(uid))
+	ask := func() string {
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		defer cancel()
+		svid, err := workloadapi.FetchX509SVID(ctx, workloadapi.WithAddr("unix://"+filepath.Join(short, "api")))
+		if err != nil {
+			return err.Error()
+		}
+		return svid.ID.String()
+	}
+	eventually(t, ask, "spiffe://shop.internal/orders")
+	bad := config(uid)
+	bad.API.Rules[0] = Rule{Exe: "/bin/sh", Identity: "orders"}
+	if err := h.Reload(bad); err == nil || !strings.Contains(err.Error(), "stands alone") {
+		t.Errorf("a rule that package local refuses: %v", err)
+	}
+	if got := ask(); got != "spiffe://shop.internal/orders" {
+		t.Errorf("after a refused reload: %s", got)
+	}
+	if err := h.Reload(config(other)); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, ask, "PermissionDenied")
+	if _, err := New(t.Context(), Options{Config: bad}); err == nil {
+		t.Error("a rule that package local refuses is taken at the start")
+	}
 }

@@ -119,6 +119,9 @@ func TestConformanceDocument(t *testing.T) {
 	})
 }
 
+// TestAgentDocument does the same with docs/agent.md.
+func TestAgentDocument(t *testing.T) { runDocument(t, "docs/agent.md", "try", tokens{}) }
+
 // tokens are of the provider IDP: their files, each with the changes of its claims.
 type tokens map[string][]string
 
@@ -254,6 +257,7 @@ func TestDocuments(t *testing.T) {
 	}
 	typed := map[string]string{ // documents whose blocks have a test of their own
 		"authority.md":    "TestAuthorityDocument",
+		"agent.md":        "TestAgentDocument",
 		"clients.md":      "TestClientsDocument",
 		"conformance.md":  "TestConformanceDocument",
 		"mtls.md":         "TestSDKDocuments",

@@ -55,7 +55,11 @@ func explainIdentity(e *agent.IdentityError) *failure {
 		return nil
 	}
 	f := explainKnown(e.Err)
+	var delivery *agent.DeliveryError
 	switch {
+	case errors.As(e.Err, &delivery):
+		f = &failure{Exit: exitCondition, What: "identity " + e.Name + ": the program did not take the new certificate", Why: delivery.Err.Error(),
+			Next: "look at the program and its hook; the certificate itself is in the directory, and the next run tells the program again"}
 	case f != nil:
 		f.What = "identity " + e.Name + ": " + f.What
 	case errors.Is(e, client.ErrNotAuthority):
