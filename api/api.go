@@ -70,6 +70,7 @@ type Server struct {
 	callersBook   callersBook
 	waiters       waiters
 	values        headerValues
+	answers       sync.Pool // of *[]byte, for tokens
 	stop          sync.Once
 	stopping      chan struct{}
 }

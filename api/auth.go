@@ -56,7 +56,9 @@ func (s *Server) guard(r route, l listener) echo.HandlerFunc {
 			}
 		}
 		if r.auth.byForm() {
-			if rq.form, err = readForm(rq); err != nil {
+			rq.form, err = readForm(rq)
+			s.rooms.giveBack(rq.body) // the form is a copy
+			if rq.body = nil; err != nil {
 				return err
 			}
 			if err = s.proveClient(rq, r.auth); err == nil {

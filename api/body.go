@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/semaphore"
@@ -31,10 +32,11 @@ type rooms struct {
 	// policy is the buffer into which policies are read, once there was one: they come in one at a time, and a flood of
 	// them is no flood of garbage.
 	policy chan []byte
+	forms  *sync.Pool // of *[]byte
 }
 
 func newRooms() rooms {
-	return rooms{free: semaphore.NewWeighted(roomBytes), outside: semaphore.NewWeighted(outBytes), policy: make(chan []byte, 1)}
+	return rooms{free: semaphore.NewWeighted(roomBytes), outside: semaphore.NewWeighted(outBytes), policy: make(chan []byte, 1), forms: &sync.Pool{}}
 }
 
 // room is one request's share.
@@ -87,13 +89,14 @@ func (r *room) read(ctx context.Context, body io.Reader) ([]byte, error) {
 	if r.told > 0 { // the sender said how much it is; one byte more, for the read that finds the end
 		first = min(first, r.told+1)
 	}
-	read := make([]byte, 0, min(first, r.bytes+1))
+	first = min(first, r.bytes+1)
 	if r.bytes > csrBody {
-		read = r.rooms.buffer(r.bytes + 1)
+		read := r.rooms.buffer(r.bytes + 1)
 		defer func() { r.rooms.policy <- read[:0] }() // there is room: who gives it back has the one share
 		body, err := readInto(read, body)
 		return bytes.Clone(body), err
 	}
+	read := r.rooms.small(first)
 	for {
 		n, err := body.Read(read[len(read):cap(read)])
 		read = read[:len(read)+n]
@@ -113,6 +116,21 @@ func (r *room) read(ctx context.Context, body io.Reader) ([]byte, error) {
 			next = r.bytes + 1 // one more, for the read that finds the end
 		}
 		read = append(make([]byte, 0, min(next, r.bytes+1)), read...)
+	}
+}
+
+// small is an empty buffer of a form that was read, or a new one.
+func (r rooms) small(size int64) []byte {
+	if kept, _ := r.forms.Get().(*[]byte); kept != nil && int64(cap(*kept)) >= size {
+		return (*kept)[:0]
+	}
+	return make([]byte, 0, size)
+}
+
+// giveBack keeps the buffer of a body that nobody has any more, unless it is a large one.
+func (r rooms) giveBack(body []byte) {
+	if cap(body) > 0 && cap(body) <= firstRead {
+		r.forms.Put(&body)
 	}
 }
 

@@ -39,6 +39,9 @@ func (s *Server) stillPeer(c echo.Context, r route, caller countersign.Caller) e
 		return nil
 	}
 	leaf := c.Request().TLS.PeerCertificates[0]
+	if caller.Proxy.IsZero() && s.CA.StillPeer(leaf, caller.Thumbprint) {
+		return nil
+	}
 	direct, err := s.CA.PeerCaller(c.Request().Context(), leaf, countersign.Caller{})
 	if err == nil && !caller.Proxy.IsZero() {
 		_, _, err = s.forwarded(c, r, direct, leaf.Raw, countersign.Caller{})

@@ -56,6 +56,14 @@ func (a *Authority) PeerCaller(ctx context.Context, leaf *x509.Certificate, c co
 	return c, nil
 }
 
+// StillPeer tells whether leaf, whose SHA-256 print is as [Authority.PeerCaller] gave it, still proves whom it proved then.
+// false: it may not; PeerCaller knows.
+func (a *Authority) StillPeer(leaf *x509.Certificate, print [32]byte) bool {
+	_, ok := a.judged.recall(print)
+	now := a.cfg.Now()
+	return ok && !now.Before(leaf.NotBefore) && !now.After(leaf.NotAfter)
+}
+
 // peerTables tell of the changes of what provenBy reads.
 func (a *Authority) peerTables() []<-chan struct{} {
 	return []<-chan struct{}{

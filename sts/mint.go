@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"encoding/json"
+	"slices"
 	"sync"
 
 	"github.com/countersign/countersign"
@@ -142,11 +143,12 @@ func (s *Service) mint(x *exchange) (minted, error) {
 	if err != nil {
 		return minted{}, err
 	}
-	sign := ready.Sign
+	var compact string
 	if x.ruling != nil { // another token of the same grant was signed
-		sign = ready.SignAlike
+		compact, err = ready.SignAlike(payload)
+	} else {
+		compact, err = ready.Sign(slices.Clone(payload)) // the copy keeps the room on the stack
 	}
-	compact, err := sign(payload)
 	if err != nil {
 		return minted{}, err
 	}

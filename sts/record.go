@@ -121,7 +121,7 @@ func (s *Service) recordDenied(ctx context.Context, x *exchange, cause error) er
 	if denial.Kind == countersign.Unavailable || denial.Kind == countersign.Internal {
 		outcome = audit.Failed
 	}
-	x.explain()
+	s.explain(x)
 	detail := deniedDetail{
 		Grant: x.request.GrantType, Client: x.by.ID.String(), Policy: x.policy.Version,
 		Msg: denial.Msg, Hint: denial.Hint, Steps: x.trace.Steps, subjectDetail: x.subjectDetail(),

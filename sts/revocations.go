@@ -206,7 +206,7 @@ func describe(r countersign.Revocation) string {
 func (s *Service) stillGood(x *exchange) error {
 	if x.subject != nil {
 		if err := s.revoked(x.subject.Facts); err != nil {
-			x.explain()
+			s.explain(x)
 			x.trace.Steps = append(x.trace.Steps, failed(StepSubject, err))
 			return err
 		}
@@ -217,7 +217,7 @@ func (s *Service) stillGood(x *exchange) error {
 			After(time.Second)
 	}
 	if err != nil {
-		x.explain()
+		s.explain(x)
 		x.trace.Steps = append(x.trace.Steps, failed(StepSubject, err))
 	}
 	return err

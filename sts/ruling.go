@@ -118,11 +118,14 @@ func (s *rulings) forget(e *lru.Element) {
 // is judged from the beginning, by [Service.judge], which finds the reason. Judged here are all things that may have changed
 // under one policy: the clock, the key that signed the subject token, its times, its revocation, the lifetime that is left.
 func (s *Service) recall(x *exchange) bool {
+	if x.request.GrantType != GrantExchange {
+		return false
+	}
 	key, ok := rulingOf(x.by, x.request, x.subjectDigest())
 	if !ok {
 		return false
 	}
-	x.key = &key
+	x.key, x.keyed = key, true
 	r := s.rulings.get(x.policy, key)
 	if r == nil || s.cfg.Keys.Guard() != nil || !s.stillSigned(r) {
 		return false
@@ -135,10 +138,7 @@ func (s *Service) recall(x *exchange) bool {
 	if grant.live(now, r.subject); grant.Expires.Sub(now) < minLeft {
 		return false
 	}
-	x.now, x.subject, x.mayAct, x.grant, x.ruling = now, r.subject, r.mayAct, grant, r
-	in := s.input(x)
-	in.Subject = r.subject
-	x.decided = &in
+	x.now, x.subject, x.mayAct, x.grant, x.granted, x.ruling = now, r.subject, r.mayAct, grant, true, r
 	return true
 }
 
@@ -156,10 +156,10 @@ func (s *Service) stillSigned(r *ruling) bool {
 // remember keeps what was granted, if the subject token came before: of those that come once nothing would be gained. A `when`
 // may ask for the time, so calls with one are judged anew each time.
 func (s *Service) remember(x *exchange) {
-	if x.key == nil || x.ruling != nil || !x.from.again || x.grant.Call.When != "" || x.grant.Call.Condition != nil {
+	if !x.keyed || x.ruling != nil || !x.from.again || x.grant.Call.When != "" || x.grant.Call.Condition != nil {
 		return
 	}
-	s.rulings.put(*x.key, &ruling{
+	s.rulings.put(x.key, &ruling{
 		policy: x.policy, subject: x.subject, token: x.from.token, mayAct: x.mayAct, grant: x.grant, facts: x.grant.facts(), claims: x.claims, record: x.record,
 	})
 }

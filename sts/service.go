@@ -146,12 +146,15 @@ type exchange struct {
 	grant   Grant
 	token   minted
 
-	decided       *Input // what the grant was decided on, once it was
-	mayAct, actor string // for the record: see subjectDetail
+	granted       bool           // the decision was made, and has words if trace has
+	actorID       countersign.ID // whom the actor token proves
+	mayAct, actor string         // for the record: see subjectDetail
 
-	digest *[sha256.Size]byte // of the subject token's text, once it was asked for
-	key    *rulingKey         // nil: nothing is to be remembered
-	ruling *ruling            // nil: judged from the beginning
+	digest [sha256.Size]byte // of the subject token's text, if it is hashed
+	hashed bool
+	keyed  bool      // it may be remembered
+	key    rulingKey // if it is keyed
+	ruling *ruling   // nil: judged from the beginning
 	claims *draft
 	record *recordDraft
 }
@@ -208,6 +211,7 @@ func (s *Service) judge(ctx context.Context, x *exchange) error {
 	}
 	if in.ActorSent {
 		in.Actor = s.provenBy(x.request.ActorToken, x.now)
+		x.actorID = in.Actor
 		if x.actor = in.Actor.String(); x.actor == "" {
 			x.actor = provesNobody
 		}
@@ -224,10 +228,10 @@ func (s *Service) judge(ctx context.Context, x *exchange) error {
 			return denial
 		}
 	}
-	x.decided = &in
+	x.granted = true
 	if b := x.grant.Audience.Bind; b != "" && b != countersign.BindNone {
 		if step := x.grant.bind(x.by.Thumbprint); !step.OK {
-			x.explain()
+			s.explain(x)
 			x.add(StepBinding, step)
 			return x.trace.Err()
 		}
@@ -237,10 +241,13 @@ func (s *Service) judge(ctx context.Context, x *exchange) error {
 
 // explain puts into words how the grant came about, for the record of what failed afterwards. A decision is pure, so it comes
 // out as it did.
-func (x *exchange) explain() {
-	if x.decided != nil && len(x.trace.Steps) == 0 {
-		_, x.trace = Decide(x.policy, *x.decided)
+func (s *Service) explain(x *exchange) {
+	if !x.granted || len(x.trace.Steps) > 0 {
+		return
 	}
+	in := s.input(x)
+	in.Subject, in.Actor = x.subject, x.actorID
+	_, x.trace = Decide(x.policy, in)
 }
 
 // input is what x has Decide judge, without what the tokens in the request tell.
@@ -363,15 +370,14 @@ func (s *Service) provenBy(compact string, now time.Time) countersign.ID {
 
 // subjectDigest is the SHA-256 of the subject token's text.
 func (x *exchange) subjectDigest() [sha256.Size]byte {
-	if x.digest == nil {
-		sum := sha256.Sum256([]byte(x.request.SubjectToken))
-		x.digest = &sum
+	if !x.hashed {
+		x.hashed, x.digest = true, jwt.Digest(x.request.SubjectToken)
 	}
-	return *x.digest
+	return x.digest
 }
 
 // digest names a token in the audit log without giving it away.
 func digest(token string) string {
-	sum := sha256.Sum256([]byte(token))
+	sum := jwt.Digest(token)
 	return hex.EncodeToString(sum[:])
 }

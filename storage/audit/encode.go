@@ -92,11 +92,11 @@ func AppendString(b []byte, s string) []byte {
 }
 
 func appendEscaped(b []byte, s string) []byte {
-	w := plainWriter(b)
+	var w plainWriter // not b, which could live on no stack then
 	e := json.NewEncoder(&w)
 	e.SetEscapeHTML(false)
 	_ = e.Encode(s) // a string can always be written
-	return w[:len(w)-1]
+	return append(b, w[:len(w)-1]...)
 }
 
 // plainWriter appends what is written to it.

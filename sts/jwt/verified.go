@@ -1,66 +1,58 @@
 package jwt
 
 import (
-	"container/list"
 	"crypto"
 	"crypto/sha256"
+	"slices"
 	"sync"
 )
 
-// The bounds of a [Verified]: about 3 times the bytes are in use, for what was parsed.
+// The bounds of a [Verified]: about 1 MiB.
 const (
-	maxVerified      = 4096
-	maxVerifiedBytes = 2 << 20 // of tokens
+	maxVerified     = 4096 // of one generation
+	maxVerifiedKeys = 256  // that verified them
 )
 
-// Verified remembers tokens whose signature was found good, the most recently used ones, so that a token that comes again
-// and again is parsed and verified once. It decides nothing else: that the key still is the one that the issuer publishes
-// for the token's kid is asked each time, and times, audience, revocation and all other claims are the caller's to judge
-// each time. The zero value is ready; it is safe for concurrent use.
+// Verified remembers which tokens had a good signature, so that it is computed once for a token that comes again and again. It
+// decides nothing else: that the key still is the one that the issuer publishes for the token's kid is asked each time, and all
+// claims are the caller's to judge each time. The zero value is ready; it is safe for concurrent use.
 //
-// The key of an entry is the SHA-256 of the token's text. That is a hash of verified content, because a token has one
-// text: [Parse] takes no other spelling of the same bytes, and only what it took is remembered.
+// What is kept of a token is the SHA-256 of its text. That is a hash of verified content, because a token has one text: [Parse]
+// takes no other spelling of the same bytes, and only what it took is remembered. There is no pointer in it: a daemon that sees
+// thousands of tokens once must not have to look through them at each garbage collection.
 type Verified struct {
-	mu    sync.Mutex
-	at    map[[32]byte]*list.Element
-	order list.List // of *verified, the most recently used first
-	bytes int
+	mu sync.Mutex
+	// Two generations: when the younger one is full, it becomes the older, which is forgotten. Who is asked for is young again.
+	young, old map[[sha256.Size]byte]uint8 // the place of the key in keys
+	keys       []crypto.PublicKey
 }
 
-type verified struct {
-	sum   [32]byte
-	token *Token
-	key   crypto.PublicKey // that verified it
-}
-
-// Parse is [Parse], from memory where that is possible.
+// Parse is [Parse], with the token's digest at hand.
 func (v *Verified) Parse(compact string) (*Token, error) {
-	if len(compact) > MaxToken {
-		return Parse(compact)
-	}
-	sum := sha256.Sum256([]byte(compact))
-	if e := v.recall(sum); e != nil {
-		return e.token, nil
-	}
 	t, err := Parse(compact)
 	if err == nil {
-		t.digest = &sum
+		t.digest = new([sha256.Size]byte)
+		*t.digest = Digest(compact)
 	}
 	return t, err
 }
 
 // Known tells whether the token is remembered: somebody sent it before, and it was found good then.
-func (v *Verified) Known(t *Token) bool { return v.recall(t.Digest()) != nil }
+func (v *Verified) Known(t *Token) bool { return v.by(t.Digest()) != nil }
 
-func (v *Verified) recall(sum [32]byte) *verified {
+// by is the key that verified the token with the digest; nil: it is not remembered.
+func (v *Verified) by(digest [sha256.Size]byte) crypto.PublicKey {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	e, ok := v.at[sum]
-	if !ok {
-		return nil
+	if at, ok := v.young[digest]; ok {
+		return v.keys[at]
 	}
-	v.order.MoveToFront(e)
-	return e.Value.(*verified)
+	if at, ok := v.old[digest]; ok {
+		key := v.keys[at]
+		v.put(digest, key)
+		return key
+	}
+	return nil
 }
 
 // Verify is [Token.Verify]. Where the token is remembered and the key that keys and algs lead to is the one that verified
@@ -70,23 +62,36 @@ func (v *Verified) Verify(t *Token, keys *Set, algs []string) error {
 	if err != nil {
 		return err
 	}
-	sum := t.Digest()
-	if e := v.recall(sum); e != nil && sameKey(e.key, key.Key) {
+	digest := t.Digest()
+	if known := v.by(digest); known != nil && sameKey(known, key.Key) {
 		return nil
 	}
 	if err := t.verify(key); err != nil {
 		return err
 	}
-	v.remember(&verified{sum, t, key.Key})
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.put(digest, key.Key)
 	return nil
 }
 
-// Digest is the SHA-256 of the token's text, which has one spelling.
-func (t *Token) Digest() [32]byte {
-	if t.digest != nil {
-		return *t.digest
+// put remembers that key verified the token with the digest. v.mu is held.
+func (v *Verified) put(digest [sha256.Size]byte, key crypto.PublicKey) {
+	at := slices.IndexFunc(v.keys, func(k crypto.PublicKey) bool { return sameKey(k, key) })
+	if at < 0 {
+		if len(v.keys) == maxVerifiedKeys { // hundreds of rotations: whose tokens they were is over
+			v.keys, v.young, v.old = nil, nil, nil
+		}
+		v.keys = append(v.keys, key)
+		at = len(v.keys) - 1
 	}
-	return sha256.Sum256([]byte(t.compact))
+	if len(v.young) == maxVerified {
+		v.young, v.old = nil, v.young
+	}
+	if v.young == nil {
+		v.young = make(map[[sha256.Size]byte]uint8, maxVerified/8)
+	}
+	v.young[digest] = uint8(at)
 }
 
 func sameKey(a, b crypto.PublicKey) bool {
@@ -94,25 +99,19 @@ func sameKey(a, b crypto.PublicKey) bool {
 	return ok && k.Equal(b)
 }
 
-func (v *Verified) remember(e *verified) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	if v.at == nil {
-		v.at = make(map[[32]byte]*list.Element)
+// Digest is the SHA-256 of the token's text, which has one spelling.
+func (t *Token) Digest() [sha256.Size]byte {
+	if t.digest != nil {
+		return *t.digest
 	}
-	if old, ok := v.at[e.sum]; ok {
-		v.forget(old)
-	}
-	v.at[e.sum] = v.order.PushFront(e)
-	v.bytes += len(e.token.compact)
-	for v.order.Len() > maxVerified || v.bytes > maxVerifiedBytes {
-		v.forget(v.order.Back())
-	}
+	return Digest(t.compact)
 }
 
-// forget drops an entry. v.mu is held.
-func (v *Verified) forget(e *list.Element) {
-	gone := v.order.Remove(e).(*verified)
-	delete(v.at, gone.sum)
-	v.bytes -= len(gone.token.compact)
+// Digest is the SHA-256 of a token's text. Most texts need no copy on the heap for it.
+func Digest(compact string) [sha256.Size]byte {
+	var room [tokenRoom]byte
+	if len(compact) > len(room) {
+		return sha256.Sum256([]byte(compact))
+	}
+	return sha256.Sum256(room[:copy(room[:], compact)])
 }

@@ -1,6 +1,9 @@
 package jwt
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"fmt"
 	"strings"
 	"sync"
@@ -46,7 +49,7 @@ func TestVerifiedRemembersTheVerified(t *testing.T) {
 	for range 2 {
 		wantReason(t, v.Verify(must(v.Parse(compact)), keys, []string{"ES256"}), ReasonSignature)
 	}
-	if len(v.at) != 0 {
+	if v.Known(must(v.Parse(compact))) {
 		t.Error("a forged token is remembered")
 	}
 	compact = must(Sign(p256(), "ES256", "k1", "JWT", map[string]any{"sub": "ana"}))
@@ -59,32 +62,32 @@ func TestVerifiedRemembersTheVerified(t *testing.T) {
 			t.Errorf("taken: %q", other)
 		}
 	}
-	if again := must(v.Parse(compact)); again != must(v.Parse(compact)) {
-		t.Error("the token is parsed again")
+	if !v.Known(must(v.Parse(compact))) {
+		t.Error("the token is not remembered")
 	}
 }
 
 func TestVerifiedIsBounded(t *testing.T) {
 	var v Verified
-	remember := func(n, size int) {
-		for i := range n {
-			v.remember(&verified{sum: [32]byte{byte(i), byte(i >> 8), byte(size >> 8)}, token: &Token{compact: strings.Repeat("x", size)}})
+	digest := func(i int) [32]byte { return [32]byte{byte(i), byte(i >> 8), byte(i >> 16)} }
+	for i := range 3 * maxVerified {
+		v.put(digest(i), p256().Public())
+		if v.by(digest(0)) == nil {
+			t.Fatalf("what is asked for again and again is forgotten after %d others", i)
+		}
+		if len(v.young) > maxVerified || len(v.old) > maxVerified || len(v.keys) != 1 {
+			t.Fatalf("%d and %d tokens, %d keys", len(v.young), len(v.old), len(v.keys))
 		}
 	}
-	remember(maxVerified+100, 10)
-	if len(v.at) != maxVerified || v.order.Len() != maxVerified || v.bytes != 10*maxVerified {
-		t.Errorf("%d entries, %d bytes", len(v.at), v.bytes)
+	if v.by(digest(1)) != nil || v.by(digest(3*maxVerified-1)) == nil {
+		t.Error("the oldest is still there, or the youngest is not")
 	}
-	if _, ok := v.at[[32]byte{0, 0, 0}]; ok {
-		t.Error("the oldest is still there")
-	}
-	remember(1000, MaxToken)
-	if len(v.at) != v.order.Len() || v.bytes > maxVerifiedBytes || v.bytes < maxVerifiedBytes-MaxToken {
-		t.Errorf("%d entries, %d bytes", len(v.at), v.bytes)
-	}
-	remember(1, MaxToken)
-	if len(v.at) != v.order.Len() {
-		t.Errorf("%d entries, %d in order", len(v.at), v.order.Len())
+	for i := range maxVerifiedKeys + 10 {
+		key := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
+		v.put(digest(i), key.Public())
+		if by := v.by(digest(i)); !key.PublicKey.Equal(by) || len(v.keys) > maxVerifiedKeys {
+			t.Fatalf("of %d keys the wrong one", len(v.keys))
+		}
 	}
 }
 
@@ -107,7 +110,7 @@ func TestVerifiedConcurrently(t *testing.T) {
 		})
 	}
 	all.Wait()
-	if len(v.at) != len(tokens) {
-		t.Errorf("%d are remembered", len(v.at))
+	if len(v.young) != len(tokens) {
+		t.Errorf("%d are remembered", len(v.young))
 	}
 }
