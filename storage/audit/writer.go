@@ -16,6 +16,7 @@ const (
 	lookInterval = time.Second
 	tickInterval = time.Second
 	closeTimeout = 10 * time.Second
+	maxGather    = 8
 )
 
 var errBehind = errors.New("audit: the checkpoint was signed too long ago")
@@ -29,18 +30,30 @@ func (l *Log) writer() {
 			if l.probe.Swap(false) {
 				l.resume()
 			}
+			l.gather()
 			var next int
 			batch, next = l.queue.take(batch[:0], min(maxDrain, l.seg.room()))
 			if len(batch) == 0 && next == 0 {
 				break
 			}
 			l.drain(batch, next)
-			// Those just released have most likely something more to say: with it, the next write is worth more.
-			runtime.Gosched()
 		}
 		if l.queue.ended() {
 			return
 		}
+	}
+}
+
+// gather lets others run first as long as they add to what waits: who is at work has most likely something to say too, and
+// with it the next write is worth more. No time is waited for: on an idle machine it returns at once.
+func (l *Log) gather() {
+	for have, tries := l.queue.depth(), 0; tries < maxGather; tries++ {
+		runtime.Gosched()
+		now := l.queue.depth()
+		if now <= have {
+			return
+		}
+		have = now
 	}
 }
 
