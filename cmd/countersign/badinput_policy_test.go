@@ -241,7 +241,7 @@ func TestBrokenPolicies(t *testing.T) {
 	d := policyDoor(t)
 	before := d.state()
 	var all []brokenPolicy
-	for _, some := range [][]brokenPolicy{brokenTexts(), brokenIssuers(), brokenServices(), brokenCalls()} {
+	for _, some := range [][]brokenPolicy{brokenTexts(), brokenIssuers(), brokenServices(), brokenCalls(), brokenWorkloads(), brokenProofs(), brokenConditions()} {
 		all = append(all, some...)
 	}
 	said := regexp.MustCompile(`^countersign: \S+ has 1 fault; the policy in force stays\n  \S+?:(\d+):(\d+): (.+) \(.+\)\n  why:  .+\n  next: .+\n  \(code (CS\d+), request \S+\)\n$`)

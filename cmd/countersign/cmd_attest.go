@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"crypto/x509"
-	"errors"
 	"strings"
 
 	"github.com/countersign/countersign"
@@ -33,9 +32,9 @@ func (a *app) joinAttested(ctx context.Context, file string, f identityFlags, r 
 	if err != nil {
 		return err
 	}
-	domain, err := trustDomainOf(certs)
-	if err != nil {
-		return &failure{Exit: exitLocal, What: a.rootFile + " is not the root of an authority", Why: err.Error(),
+	domain, why := trustDomainOf(certs)
+	if why != "" {
+		return &failure{Exit: exitLocal, What: a.rootFile + " is not the root of an authority", Why: why,
 			Next: "ask its operator for the file that `countersign ca root` prints"}
 	}
 	key, csr, err := newRequest(r.alg)
@@ -62,21 +61,20 @@ func (a *app) joinAttested(ctx context.Context, file string, f identityFlags, r 
 	return a.showIdentity(f.out, cert)
 }
 
-// trustDomainOf is the one that all the certificates of an authority name (X509-SVID 3.2).
-func trustDomainOf(certs []*x509.Certificate) (string, error) {
-	domain := ""
+// trustDomainOf is the one that all the certificates of an authority name (X509-SVID 3.2), or why there is none.
+func trustDomainOf(certs []*x509.Certificate) (domain, why string) {
 	for _, cert := range certs {
 		if len(cert.URIs) != 1 || cert.URIs[0].Scheme != "spiffe" || strings.Trim(cert.URIs[0].Path, "/") != "" {
-			return "", errors.New("a certificate in it names no trust domain")
+			return "", "a certificate in it names no trust domain"
 		}
 		named := cert.URIs[0].Host
 		if err := countersign.CheckTrustDomain(named); err != nil {
-			return "", err
+			return "", err.Error()
 		}
 		if domain != "" && named != domain {
-			return "", errors.New("its certificates name more than one trust domain")
+			return "", "its certificates name more than one trust domain"
 		}
 		domain = named
 	}
-	return domain, nil
+	return domain, ""
 }

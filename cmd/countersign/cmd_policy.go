@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"strconv"
@@ -33,12 +34,20 @@ func (a *app) policyApply() *cobra.Command {
 		Args:    exactArgs("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			document, err := a.readPolicy(args[0])
-			if err != nil {
+			var broken *brokenFiles
+			if err != nil && !errors.As(err, &broken) {
 				return err
 			}
-			daemon, err := a.connect()
-			if err != nil {
-				return err
+			daemon, connectErr := a.connect()
+			if broken != nil {
+				if connectErr == nil {
+					defer daemon.Close()
+					broken.tellAll(cmd.Context(), daemon, document)
+				}
+				return broken.failure
+			}
+			if connectErr != nil {
+				return connectErr
 			}
 			defer daemon.Close()
 			options := client.ApplyOptions{DryRun: dryRun}
@@ -57,7 +66,8 @@ func (a *app) policyApply() *cobra.Command {
 	return c
 }
 
-// readPolicy reads the document and puts the files that it names into it: the daemon opens no path that a policy names.
+// readPolicy reads the document and puts the files that it names into it: the daemon opens no path that a policy names. With
+// a *brokenFiles comes the document as far as it could be made.
 func (a *app) readPolicy(path string) ([]byte, error) {
 	document, err := a.readInput(path, maxPolicy)
 	if err != nil {
@@ -69,9 +79,12 @@ func (a *app) readPolicy(path string) ([]byte, error) {
 		}
 		return readFile(name, maxPEM)
 	})
-	if err != nil {
-		return nil, &failure{Exit: exitLocal, What: "a file that " + path + " names can't be put into it", Why: err.Error(), err: err,
-			Next: "mend ca_file on that line: a file with PEM certificates alone, its path counted from the policy's directory"}
+	var broken *policy.FilesError
+	switch {
+	case errors.As(err, &broken):
+		return document, newBrokenFiles(path, broken)
+	case err != nil:
+		return nil, err
 	}
 	for _, f := range files {
 		if f.Thumbprint != "" {

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -26,11 +27,29 @@ type Inlined struct {
 	Thumbprint string `json:"thumbprint,omitempty"` // of a key: RFC 7638 with SHA-256, base64url
 }
 
+// FilesError is everything that is wrong with the files that a document names, in the document's order.
+type FilesError struct {
+	Faults []Fault
+	causes []error
+}
+
+// Error lists the faults, one a line.
+func (e *FilesError) Error() string {
+	lines := make([]string, 0, len(e.Faults))
+	for _, f := range e.Faults {
+		lines = append(lines, fmt.Sprintf("line %d: %s: %s", f.Line, f.Path, f.Msg))
+	}
+	return strings.Join(lines, "\n")
+}
+
+// Unwrap gives what was told by who read the files.
+func (e *FilesError) Unwrap() []error { return e.causes }
+
 // Inline puts the certificates of each `ca_file` and the public keys of each `jwks_file` in the place of its path, in
 // double quotes and on the same line, so that every line keeps its number and faults still point into the author's file.
 // It runs where the author is, never in the daemon; read gets the path as it is written. Only certificates and public
-// keys are copied: a file with anything else is an error. A document that is no YAML comes back as it is, for [Parse] to
-// say what is wrong with it.
+// keys are copied: a file with anything else is a fault of a *[FilesError], and its path stays in out as it is, for which
+// [Parse] has a fault at the same path. A document that is no YAML comes back as it is, for Parse to say what is wrong with it.
 func Inline(doc []byte, read func(name string) ([]byte, error)) (out []byte, files []Inlined, err error) {
 	if len(doc) > MaxDocument {
 		return doc, nil, nil
@@ -39,39 +58,48 @@ func Inline(doc []byte, read func(name string) ([]byte, error)) (out []byte, fil
 	if err := yaml.Unmarshal(doc, &tree); err != nil || len(tree.Content) == 0 {
 		return doc, nil, nil
 	}
-	done := 0
+	done, broken := 0, FilesError{}
 	for _, file := range filesOf(tree.Content[0]) {
-		where := fmt.Sprintf("line %d: %s", file.node.Line, file.path())
+		fault := func(hint string, cause error) {
+			broken.Faults = append(broken.Faults, Fault{Line: file.node.Line, Column: file.node.Column, Path: file.path(), Msg: cause.Error(), Hint: hint})
+			broken.causes = append(broken.causes, cause)
+		}
 		begin, end, ok := extent(doc, file.node)
 		if !ok || begin < done {
-			return nil, nil, fmt.Errorf("%s: write the path on one line, plain or in quotes", where)
+			fault("write it plain or in quotes", errors.New("the path must stand on one line"))
+			continue
 		}
 		content, err := read(file.node.Value)
 		if err != nil {
-			return nil, nil, fmt.Errorf("%s: %w", where, err)
+			fault("its path is counted from the policy's directory", err)
+			continue
 		}
-		text, prints, err := file.inline(string(content))
+		text, prints, hint, err := file.inline(string(content))
 		if err != nil {
-			return nil, nil, fmt.Errorf("%s: %s: %w", where, quoted(file.node.Value), err)
+			fault(hint, fmt.Errorf("%s: %w", quoted(file.node.Value), err))
+			continue
 		}
 		files = append(files, prints...)
 		out = append(append(out, doc[done:begin]...), strconv.Quote(text)...) // ASCII: \n, \" and \\ are its only escapes, and YAML's too
 		done = end
 	}
-	return append(out, doc[done:]...), files, nil
+	if out = append(out, doc[done:]...); len(broken.Faults) > 0 {
+		return out, files, &broken
+	}
+	return out, files, nil
 }
 
 // file is a path in the document, and what puts the file's contents in its place.
 type file struct {
 	*place
-	inline func(content string) (text string, prints []Inlined, err error)
+	inline func(content string) (text string, prints []Inlined, hint string, err error)
 }
 
 // filesOf are the paths in the document, in its order. A key that stands twice is left to Parse.
 func filesOf(root *yaml.Node) (found []file) {
-	add := func(at *place, parse func(at *place, content string) (string, []Inlined, error)) {
+	add := func(at *place, parse func(at *place, content string) (string, []Inlined, string, error)) {
 		if isPath(at.node) {
-			found = append(found, file{at, func(content string) (string, []Inlined, error) { return parse(at, content) }})
+			found = append(found, file{at, func(content string) (string, []Inlined, string, error) { return parse(at, content) }})
 		}
 	}
 	top := &place{node: root}
@@ -113,28 +141,28 @@ func isPath(n *yaml.Node) bool {
 		n.Value != "" && !strings.Contains(n.Value, "-----BEGIN ") && !isJSON(n.Value)
 }
 
-func inlineRoots(at *place, content string) (string, []Inlined, error) {
-	roots, _, err := parseRoots(content)
+func inlineRoots(at *place, content string) (string, []Inlined, string, error) {
+	roots, hint, err := parseRoots(content)
 	if err != nil {
-		return "", nil, err
+		return "", nil, hint, err
 	}
-	return roots, fingerprints(at, roots), nil
+	return roots, fingerprints(at, roots), "", nil
 }
 
-func inlineKeys(at *place, content string) (string, []Inlined, error) {
-	set, _, err := parseKeys(content)
+func inlineKeys(at *place, content string) (string, []Inlined, string, error) {
+	set, hint, err := parseKeys(content)
 	if err != nil {
-		return "", nil, err
+		return "", nil, hint, err
 	}
-	return string(set.JSON()), thumbprints(at, set), nil
+	return string(set.JSON()), thumbprints(at, set), "", nil
 }
 
-func inlineClientKeys(at *place, content string) (string, []Inlined, error) {
-	set, _, err := parseClientKeys(content)
+func inlineClientKeys(at *place, content string) (string, []Inlined, string, error) {
+	set, hint, err := parseClientKeys(content)
 	if err != nil {
-		return "", nil, err
+		return "", nil, hint, err
 	}
-	return string(set.JSON()), thumbprints(at, set), nil
+	return string(set.JSON()), thumbprints(at, set), "", nil
 }
 
 func thumbprints(at *place, set *jwt.Set) (found []Inlined) {

@@ -10,6 +10,7 @@ import (
 	"encoding/hex"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"math/big"
 	"strings"
 	"testing"
@@ -95,5 +96,58 @@ func TestInlineRefuses(t *testing.T) {
 		if _, _, err := Inline([]byte(doc), func(string) ([]byte, error) { return nil, gone }); err == nil || spelling == "a.pem" && !errors.Is(err, gone) {
 			t.Errorf("%q: %v", spelling, err)
 		}
+	}
+}
+
+// All files that can't be used are told, with their places and what to do; the others stand in the document.
+func TestInlineTellsAll(t *testing.T) {
+	doc := `trust_domain: shop.internal
+issuers:
+  - {name: a, use: users, issuer: "https://a.example", ca_file: gone.pem, subject: prefix}
+  - {name: b, use: users, issuer: "https://b.example", ca_file: root.pem, subject: prefix}
+  - name: c
+    use: workloads
+    issuer: https://c.example
+    jwks_file: |
+      k.json
+  - {name: d, use: workloads, issuer: "https://d.example", jwks_file: private.json}
+services:
+  - {name: s, client_keys: {jwks_file: none.json}}
+`
+	root, gone := testRoot(t), errors.New("no such file")
+	out, files, err := Inline([]byte(doc), func(name string) ([]byte, error) {
+		switch name {
+		case "root.pem":
+			return root, nil
+		case "private.json":
+			return []byte(keySet(`{"kty":"oct","kid":"s","k":"c2VjcmV0"}`)), nil
+		}
+		return nil, gone
+	})
+	var broken *FilesError
+	if !errors.As(err, &broken) || !errors.Is(err, gone) || len(files) != 1 || files[0].Key != "issuers[1].ca_file" {
+		t.Fatalf("%v %v", files, err)
+	}
+	want := []string{
+		"3:65 issuers[0].ca_file no such file", "8:16 issuers[2].jwks_file the path must stand on one line",
+		"10:71 issuers[3].jwks_file \"private.json\": `jwks_file` can't be taken", "12:40 services[0].client_keys.jwks_file no such file",
+	}
+	for i, f := range broken.Faults {
+		if got := fmt.Sprintf("%d:%d %s %s", f.Line, f.Column, f.Path, f.Msg); i >= len(want) || !strings.HasPrefix(got, want[i]) || f.Hint == "" {
+			t.Errorf("%s (%s)", got, f.Hint)
+		}
+	}
+	if len(broken.Faults) != len(want) || strings.Contains(err.Error(), "c2VjcmV0") {
+		t.Errorf("%v", err)
+	}
+	// Parse has a fault at each of these places, and at no other.
+	_, faults := Parse(out, testEnv())
+	for i, f := range faults {
+		if i >= len(want) || f.Path != broken.Faults[i].Path || f.Line != broken.Faults[i].Line {
+			t.Errorf("%s", f)
+		}
+	}
+	if len(faults) != len(want) || strings.Count(string(out), "\n") != strings.Count(doc, "\n") {
+		t.Errorf("%s", report(faults))
 	}
 }

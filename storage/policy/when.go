@@ -23,7 +23,7 @@ func (d *decoder) when(at *place, c *call) {
 	if d.conditions == nil {
 		compiler, err := condition.New()
 		if err != nil {
-			d.fault(at, "", "`when` can't be compiled: %s", err)
+			d.fault(at, "this is a fault of the daemon's; report it", "`when` can't be compiled: %s", err)
 			return
 		}
 		d.conditions = compiler
@@ -48,7 +48,11 @@ func (d *decoder) faultIn(at *place, p condition.Problem) {
 	if !ok {
 		line, column = at.node.Line, at.node.Column
 	}
-	d.faults.add(Fault{Line: line, Column: column, Path: at.path(), Msg: "`when`: " + p.Msg, Hint: p.Hint})
+	hint := p.Hint
+	if hint == "" {
+		hint = "docs/policy.md tells what a condition may say"
+	}
+	d.faults.add(Fault{Line: line, Column: column, Path: at.path(), Msg: "`when`: " + p.Msg, Hint: hint})
 }
 
 // inside translates a place in the text of a scalar to one in the document: of a plain or quoted scalar on one line that

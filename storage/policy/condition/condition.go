@@ -112,7 +112,7 @@ func (c *Compiler) Distinct() int { return len(c.done) }
 
 func (c *Compiler) compile(source string) (*Condition, []Problem) {
 	if len(source) > MaxSource {
-		return nil, []Problem{{1, 1, fmt.Sprintf("it has %d bytes; at most %d are allowed", len(source), MaxSource), ""}}
+		return nil, []Problem{{1, 1, fmt.Sprintf("it has %d bytes; at most %d are allowed", len(source), MaxSource), "say it shorter, or on several calls"}}
 	}
 	checked, issues := c.env.Compile(source)
 	if issues.Err() != nil {
@@ -138,7 +138,7 @@ func (c *Compiler) compile(source string) (*Condition, []Problem) {
 	}
 	program, err := c.env.Program(checked, cel.EvalOptions(cel.OptOptimize), cel.CostLimit(MaxCost))
 	if err != nil {
-		return nil, []Problem{{1, 1, "it can't be planned: " + cut(err.Error()), ""}}
+		return nil, []Problem{{1, 1, "it can't be planned: " + cut(err.Error()), "write it simpler"}}
 	}
 	return &Condition{source: source, program: program, words: words(checked)}, nil
 }
