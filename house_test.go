@@ -149,6 +149,9 @@ func TestFuzzTargets(t *testing.T) {
 		"routes":             "sts/relay/filter FuzzRoutes",
 		"OpenAPI document":   "sts/relay/filter FuzzDocument",
 		"trace context":      "sts/relay/observe FuzzTrace",
+		"rules of callers":   "ca/agent/local FuzzDecide",
+		"exchange request":   "ca/agent/local FuzzExchangeRequest",
+		"xDS subscription":   "ca/agent/local FuzzSubscription",
 	} {
 		dir, name, _ := strings.Cut(target, " ")
 		files, err := filepath.Glob(filepath.Join(filepath.FromSlash(dir), "*_test.go"))

@@ -265,6 +265,7 @@ func TestDocuments(t *testing.T) {
 		"policy.md":       "TestPolicyDocument",
 		"policy-tools.md": "TestPolicyToolsDocument",
 		"verify.md":       "TestSDKDocuments",
+		"workload-api.md": "TestDocument of ca/agent/local",
 	}
 	for _, path := range slices.Concat(paths, adrs) {
 		if test, ok := typed[filepath.Base(path)]; ok {

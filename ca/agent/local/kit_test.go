@@ -212,14 +212,6 @@ func (k *kit) dial(socket string) *grpc.ClientConn {
 	return conn
 }
 
-// serial of the identity that src has now.
-func (k *kit) serial(src *mtls.Source) string {
-	k.Helper()
-	id, err := src.Identity()
-	k.must(err)
-	return id.Serial
-}
-
 // noSecrets holds the log to be free of what must not be in it.
 func (k *kit) noSecrets(secrets ...string) {
 	k.Helper()

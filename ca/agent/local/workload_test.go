@@ -146,13 +146,12 @@ func TestJWTSource(t *testing.T) {
 func (k *kit) rotatesJWT(reports *workloadapi.JWTSource, first, second string) {
 	k.Helper()
 	td := spiffeid.RequireTrustDomainFromString(domain)
-	plan, err := k.admin.Rotate(k.Context(), "svid", wire.RotateRequest{})
+	_, err := k.admin.Rotate(k.Context(), "svid", wire.RotateRequest{})
 	k.must(err)
 	k.eventually("the library has the new key", func() bool {
 		bundle, err := reports.GetJWTBundleForTrustDomain(td)
 		return err == nil && len(bundle.JWTAuthorities()) == 2
 	})
-	_ = plan
 	k.eventually("the new key signs", func() bool {
 		_, err := k.admin.Rotate(k.Context(), "svid", wire.RotateRequest{Now: true})
 		return err == nil
