@@ -121,6 +121,22 @@ const (
 	CodeAudit            Code = "CS6010"
 	CodeAuditFull        Code = "CS6011"
 	CodeAuditQuery       Code = "CS6012"
+	CodeRelayNoToken     Code = "CS7001"
+	CodeRelayToken       Code = "CS7002"
+	CodeRelayTwo         Code = "CS7003"
+	CodeRelayScope       Code = "CS7004"
+	CodeRelayUnjudged    Code = "CS7005"
+	CodeRelayCaller      Code = "CS7006"
+	CodeRelayHandles     Code = "CS7007"
+	CodeRelayNoHandle    Code = "CS7010"
+	CodeRelayHandle      Code = "CS7011"
+	CodeRelayExchange    Code = "CS7012"
+	CodeRelayAuthority   Code = "CS7013"
+	CodeRelayIdentity    Code = "CS7014"
+	CodeRelayHost        Code = "CS7015"
+	CodeRelayUpstream    Code = "CS7020"
+	CodeRelayTimeout     Code = "CS7021"
+	CodeRelayStalled     Code = "CS7022"
 	CodeRelayRoute       Code = "CS7030"
 	CodeRelayMethod      Code = "CS7031"
 	CodeRelayPath        Code = "CS7032"
@@ -360,6 +376,38 @@ func Codes() []CodeInfo {
 			"repeat as Retry-After says"},
 		{CodeAuditQuery, Invalid, "", "the audit query can't be read",
 			"mend the parameter that the message names"},
+		{CodeRelayNoToken, Unauthenticated, "", "the request has no token, and the relay takes none without",
+			"send the token of a user or the relay token in one Authorization header"},
+		{CodeRelayToken, Unauthenticated, "", "the token is not one that is taken here, or no longer",
+			"get a new token for this service; the relay's log has the reason under the request id"},
+		{CodeRelayTwo, Invalid, "", "the request's credentials can't be read, or there is more than one",
+			"send one credential, in one header"},
+		{CodeRelayScope, Denied, "", "the token is good and lacks a scope that the route needs",
+			"get a token with the scopes that WWW-Authenticate names"},
+		{CodeRelayUnjudged, Unavailable, "", "whether the token is good can't be found out at the moment",
+			"repeat; if it stays, look whether the issuer can be reached from the relay"},
+		{CodeRelayCaller, Unauthenticated, "", "the token was issued to another service than the one that sent it",
+			"exchange the token with the certificate that it is sent with"},
+		{CodeRelayHandles, Unavailable, "", "as many requests as may hold a handle are being served",
+			"repeat in a moment; raise app.handles of the relay if it stays"},
+		{CodeRelayNoHandle, Unauthenticated, "", "the call has neither the handle nor the token of a request, and does not go out without a user",
+			"send the X-Countersign-Handle of the request that is being served; machine: true on the outbound, if the service may call as itself"},
+		{CodeRelayHandle, Unauthenticated, "", "the handle or token is none that this relay gave to the application, or its request is over",
+			"send the handle of the request that is being served; app.linger lets calls go out after the answer"},
+		{CodeRelayExchange, Denied, "", "the authority refused to exchange the token for this service",
+			"an operator sees why: countersign audit search --request ID, with the id that the message names"},
+		{CodeRelayAuthority, Unavailable, "", "the authority can't be asked for a token for this service",
+			"repeat; if it stays, look at the daemon"},
+		{CodeRelayIdentity, Unavailable, "", "the relay has no certificate that is good now",
+			"look at the relay's log and /readyz: why it can't be renewed"},
+		{CodeRelayHost, Denied, "", "the call did not come as one of this machine's programs makes it",
+			"call the outbound by its address; pages of a browser may not"},
+		{CodeRelayUpstream, Unavailable, "", "the upstream could not be reached, or broke off (502)",
+			"look whether it runs; the relay's log has the cause under the request id"},
+		{CodeRelayTimeout, Unavailable, "", "the upstream did not answer in time (504)",
+			"look at the upstream; timeout and idle of the route or outbound say how long it has"},
+		{CodeRelayStalled, Invalid, "", "the body did not come in time (408)",
+			"send it faster; limits.stall of the listener says how long it may pause"},
 		{CodeRelayRoute, NotFound, "", "the relay has no route for this path",
 			"check the path: letter case and a last slash count; add a route if there should be one"},
 		{CodeRelayMethod, Invalid, "", "the route does not take this method",

@@ -67,15 +67,20 @@ func challenge(scheme string, params ...string) string {
 // RFC 9728 5.1, 400 for two tokens or none that can be read, 503 when nothing could be found out. The client learns the standard
 // error and nothing else; the reason goes to Config.Logger.
 func (v *Verifier) Refuse(w http.ResponseWriter, err error) {
+	status := v.Challenge(w.Header(), err)
+	http.Error(w, http.StatusText(status), status)
+}
+
+// Challenge is Refuse for who writes a body of his own: it sets the headers of the answer in h, logs the reason, and gives the
+// status that the answer has to have.
+func (v *Verifier) Challenge(h http.Header, err error) (status int) {
 	var e *Error
 	if !errors.As(err, &e) {
 		e = asError(err)
 	}
 	v.cfg.Logger.Info("a request was refused", "reason", string(e.Reason), "error", e)
-	h := w.Header()
 	h.Set("Cache-Control", "no-store")
-	status := v.answer(h, e)
-	http.Error(w, http.StatusText(status), status)
+	return v.answer(h, e)
 }
 
 func (v *Verifier) answer(h http.Header, e *Error) int {

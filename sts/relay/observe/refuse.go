@@ -58,6 +58,12 @@ func StatusOf(e *countersign.Error) int {
 		return http.StatusRequestURITooLong
 	case countersign.CodeRelayHeader:
 		return http.StatusRequestHeaderFieldsTooLarge
+	case countersign.CodeRelayUpstream:
+		return http.StatusBadGateway
+	case countersign.CodeRelayTimeout:
+		return http.StatusGatewayTimeout
+	case countersign.CodeRelayStalled:
+		return http.StatusRequestTimeout
 	}
 	switch e.Kind {
 	case countersign.Invalid:
@@ -95,8 +101,11 @@ func Refuse(w http.ResponseWriter, r *http.Request, err error) {
 		Type: "urn:countersign:error:" + string(e.Code), Title: e.Code.Info().Title, Status: status,
 		Detail: e.Msg, Code: e.Code, Hint: e.Hint, RequestID: request.ID,
 	}
-	if e.Kind == countersign.Internal {
+	switch {
+	case e.Kind == countersign.Internal:
 		body.Detail, body.Hint = "", ""
+	case body.Hint == "":
+		body.Hint = e.Code.Info().Next
 	}
 	var faulty *FaultsError
 	if errors.As(err, &faulty) {
