@@ -146,6 +146,7 @@ func TestFuzzTargets(t *testing.T) {
 		"record":             "storage/bolt FuzzRecord",
 		"database pages":     "storage/bolt FuzzPages",
 		"path":               "sts/relay/filter FuzzPath",
+		"relay":              "sts/relay FuzzParseConfig",
 		"routes":             "sts/relay/filter FuzzRoutes",
 		"OpenAPI document":   "sts/relay/filter FuzzDocument",
 		"trace context":      "sts/relay/observe FuzzTrace",

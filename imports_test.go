@@ -37,6 +37,8 @@ func walls() map[string][]string {
 		"sts/verify":             {".", "sts/jwt"},
 		"sts/verify/echoverify":  {".", "sts/verify"},
 		"sts/verify/grpcverify":  {".", "sts/verify"},
+		"sts/relay":              {".", "api/client", "ca/mtls", "sts/jwt", "sts/verify", "sts/relay/conf", "sts/relay/filter", "sts/relay/limit", "sts/relay/observe"},
+		"sts/relay/conf":         {"."},
 		"sts/relay/observe":      {"."},
 		"sts/relay/limit":        {".", "sts/relay/observe"},
 		"sts/relay/filter":       {".", "sts/relay/observe"},
