@@ -103,6 +103,9 @@ func TestPolicyToolsDocument(t *testing.T) {
 	runDocument(t, "docs/policy-tools.md", "try", tokens{"user.jwt": nil})
 }
 
+// TestRelayDocument types docs/relay.md: an authority, three relays and two applications, all of them processes.
+func TestRelayDocument(t *testing.T) { runDocument(t, "docs/relay.md", "try", tokens{"user.jwt": nil}) }
+
 // TestClientsDocument does the same with docs/clients.md; there the provider is a cluster that makes tokens for workloads.
 func TestClientsDocument(t *testing.T) {
 	runDocument(t, "docs/clients.md", "try", tokens{"pod.jwt": {
@@ -148,7 +151,7 @@ func runDocument(t *testing.T, name, dir string, files tokens) {
 	if err := os.MkdirAll(filepath.Join(work, dir), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for _, port := range []string{"8443", "8444"} { // others may use them on this machine
+	for _, port := range []string{"8443", "8444", "9001", "9443", "9444", "9445", "9446", "9447", "9448", "9449"} { // others may use them on this machine
 		address, err := freeLoopback()
 		if err != nil {
 			t.Fatal(err)
@@ -264,6 +267,7 @@ func TestDocuments(t *testing.T) {
 		"operations.md":   "TestOperations",
 		"policy.md":       "TestPolicyDocument",
 		"policy-tools.md": "TestPolicyToolsDocument",
+		"relay.md":        "TestRelayDocument",
 		"verify.md":       "TestSDKDocuments",
 		"workload-api.md": "TestDocument of ca/agent/local",
 	}

@@ -145,7 +145,7 @@ func (a *app) startCommands() []*cobra.Command {
 }
 
 func (a *app) serviceCommands() []*cobra.Command {
-	return grouped("service", a.joinCommand(), a.agentCommand(), a.runCommand(), a.certCommand(), a.tokenCommand(), a.caCommand())
+	return grouped("service", a.joinCommand(), a.agentCommand(), a.runCommand(), a.certCommand(), a.tokenCommand(), a.caCommand(), a.relayCommand())
 }
 
 func (a *app) operatorCommands() []*cobra.Command {

@@ -77,6 +77,7 @@ func rightUse() map[string]string {
 		"token request":      "identity --identity ID --audience orders",
 		"token verify":       "TOKEN --audience orders",
 		"agent config check": "local", "agent once": "local", "agent run": "local", "agent status": "local", "run": "local",
+		"relay": "local", "relay config check": "local", "relay config example": "local",
 		"completion bash": "local", "completion zsh": "local", "completion fish": "local", "completion powershell": "local",
 		"help": "local",
 	}
