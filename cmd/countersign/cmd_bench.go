@@ -12,7 +12,7 @@ import (
 )
 
 func (a *app) benchCommand() *cobra.Command {
-	return group("bench", "what the daemon costs on this machine, beside the bare cryptography", a.benchExchange())
+	return group("bench", "what the daemon costs on this machine, beside the bare cryptography", a.benchExchange(), a.benchRelay(), a.benchApp(), a.benchProxy())
 }
 
 func (a *app) benchExchange() *cobra.Command {
@@ -54,5 +54,71 @@ func showBench(w *tabwriter.Writer, r *bench.Report) {
 	for _, row := range r.Rows {
 		fmt.Fprintf(w, "%-9s %7.0f %7.2f %7.2f %8.1f %14.3f %10.2f  %.0f -> %.0f\n", row.Name, row.Rate, row.P50, row.P99, row.P99/row.P50,
 			row.CPU, row.TimesRaw, float64(row.RSSBefore)/1024, float64(row.RSSAfter)/1024)
+	}
+}
+
+func (a *app) benchRelay() *cobra.Command {
+	var o bench.RelayOptions
+	c := &cobra.Command{
+		Use: "relay", Short: "what a relay adds to a plain reverse proxy of the same shape, tokens cached", Args: noArgs,
+		Long: `Starts an authority, an application, two relays and two plain reverse proxies on loopback, in a temporary directory, and sends
+requests to relay and proxy in turn: at the internal listener (mTLS and a relay token, to the application), and at the public
+one (a user's token, exchanged, and mTLS to the next service). docs/performance.md has the method and figures.`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			executable, err := os.Executable()
+			if err != nil {
+				return err
+			}
+			o.Executable, o.Progress = executable, a.err
+			if a.quiet {
+				o.Progress = io.Discard
+			}
+			report, err := bench.Relay(cmd.Context(), o)
+			if err != nil {
+				return &failure{Exit: exitLocal, What: "the benchmark could not be run", Why: err.Error(),
+					Next: "check the flags with `countersign bench relay --help`, and that ports on 127.0.0.1 and the temporary directory can be used", err: err}
+			}
+			return a.show(report, func(w *tabwriter.Writer) { showRelayBench(w, report) })
+		},
+	}
+	c.Flags().IntVar(&o.Connections, "connections", 1, "kept connections to each, each with one request at a time")
+	c.Flags().IntVar(&o.Requests, "requests", 5000, "requests of each shape, to each")
+	return c
+}
+
+// benchApp and benchProxy are the children of `bench relay`.
+func (a *app) benchApp() *cobra.Command {
+	var dir, socket string
+	c := &cobra.Command{
+		Use: "app", Short: "the application of bench relay", Hidden: true, Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return bench.ServeApp(cmd.Context(), dir, socket, a.out) },
+	}
+	c.Flags().StringVar(&dir, "identity", "", "identity directory")
+	c.Flags().StringVar(&socket, "socket", "", "path of the Unix socket")
+	return c
+}
+
+func (a *app) benchProxy() *cobra.Command {
+	var dir, socket, upstream, address string
+	c := &cobra.Command{
+		Use: "proxy", Short: "the plain proxy of bench relay", Hidden: true, Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return bench.ServeProxy(cmd.Context(), dir, socket, upstream, address, a.out)
+		},
+	}
+	c.Flags().StringVar(&dir, "identity", "", "identity directory")
+	c.Flags().StringVar(&socket, "socket", "", "path of the application's Unix socket")
+	c.Flags().StringVar(&upstream, "upstream", "", "https URL of the application, instead of the socket")
+	c.Flags().StringVar(&address, "address", "", "where to connect for the URL")
+	return c
+}
+
+func showRelayBench(w *tabwriter.Writer, r *bench.RelayReport) {
+	fmt.Fprintf(w, "machine   %s\n", r.Machine)
+	fmt.Fprintf(w, "load      %d requests a row to each, in turn, on %d kept connections\n\n", r.Requests, r.Connections)
+	fmt.Fprintln(w, "shape     plain p50 ms  p99 ms  relay p50 ms  p99 ms  added p50 ms  plain CPU ms  relay CPU ms")
+	for _, row := range r.Rows {
+		fmt.Fprintf(w, "%-9s %12.3f %7.2f %13.3f %7.2f %13.3f %13.3f %13.3f\n", row.Name, row.Plain50, row.Plain99, row.Relay50, row.Relay99, row.Added,
+			row.PlainCPU, row.RelayCPU)
 	}
 }

@@ -69,7 +69,16 @@ func (h *Host) StartAuthority(ctx context.Context, trustDomain string, env ...st
 	if err != nil {
 		return nil, err
 	}
-	p, stdout, err := h.start("authority", env, "serve", "--dir", h.AuthorityDir())
+	a.Process, err = h.StartReady(ctx, "authority", a.Ops, env, "serve", "--dir", h.AuthorityDir())
+	if err != nil {
+		return nil, err
+	}
+	return a, nil
+}
+
+// StartReady starts a child with env added to a clean environment, and waits until it is ready by its operations listener.
+func (h *Host) StartReady(ctx context.Context, name, ops string, env []string, args ...string) (*Process, error) {
+	p, stdout, err := h.start(name, env, args...)
 	if err != nil {
 		return nil, err
 	}
@@ -77,8 +86,7 @@ func (h *Host) StartAuthority(ctx context.Context, trustDomain string, env ...st
 		_, _ = io.Copy(io.Discard, stdout)
 		p.done <- p.cmd.Wait()
 	}()
-	a.Process = p
-	return a, p.waitReady(ctx, a.Ops)
+	return p, p.waitReady(ctx, ops)
 }
 
 // StopAll stops the children, the youngest first: the services before the authority.
@@ -112,6 +120,16 @@ func (p *Process) waitReady(ctx context.Context, ops string) error {
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
+}
+
+// PIDOf is that of the child with this name; 0: there is none.
+func (h *Host) PIDOf(name string) int {
+	for _, p := range h.processes {
+		if p.name == name {
+			return p.PID()
+		}
+	}
+	return 0
 }
 
 // PID is the child's.
