@@ -99,6 +99,9 @@ func (a *Agent) ready(ctx context.Context, first *running, child *Child) error {
 	if err != nil {
 		return &IdentityError{first.cfg.name(), err}
 	}
+	if err := first.awaitDisk(ctx, id); err != nil { // the child reads the files
+		return &IdentityError{first.cfg.name(), err}
+	}
 	first.writeSpring(ctx, id)
 	child.startedWith = fileKey(id)
 	child.cmd.Env = append(os.Environ(), childEnviron(first.cfg, id, a.cfg.API)...)

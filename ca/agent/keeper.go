@@ -99,17 +99,19 @@ func wait(ctx context.Context, changed <-chan struct{}, timer <-chan time.Time) 
 
 // deliver does all that follows a change, unless it was done already, and notes that it went well.
 func (k *keeper) deliver(ctx context.Context, id *identity.Identity) error {
-	k.writeSpring(ctx, id)
 	done, roots := readRecord(k.cfg.Dir), rootsHash(id)
 	if done.Serial == id.Serial && done.Roots == roots && (done.Verified || k.cfg.Verify == nil) {
 		k.settle(func(r *ReloadStatus) {
 			*r = ReloadStatus{OK: true, Serial: done.Serial, At: done.At, Verified: done.Verified, Kept: kept(k.cfg.Dir)}
 		})
+		k.writeSpring(ctx, id)
 		return nil
 	}
+	// Nothing may stand in a new directory before its identity does: it would be refused as another's.
 	if err := k.awaitDisk(ctx, id); err != nil {
 		return err
 	}
+	k.writeSpring(ctx, id)
 	served, err := k.tell(ctx, id)
 	if err != nil && ctx.Err() != nil {
 		return err // broken off, not failed
