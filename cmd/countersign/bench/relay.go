@@ -233,7 +233,7 @@ func (b *relayBench) relay(ctx context.Context, s *shape, config, app string) er
 	if err := os.WriteFile(file, []byte(document), 0o600); err != nil {
 		return err
 	}
-	p, err := b.host.StartReady(ctx, name, ops, nil, "relay", "--config", file)
+	p, err := b.host.StartReady(ctx, name, ops, b.host.Executable, nil, "relay", "--config", file)
 	if err != nil {
 		return err
 	}

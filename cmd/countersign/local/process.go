@@ -69,24 +69,8 @@ func (h *Host) StartAuthority(ctx context.Context, trustDomain string, env ...st
 	if err != nil {
 		return nil, err
 	}
-	a.Process, err = h.StartReady(ctx, "authority", a.Ops, env, "serve", "--dir", h.AuthorityDir())
-	if err != nil {
-		return nil, err
-	}
-	return a, nil
-}
-
-// StartReady starts a child with env added to a clean environment, and waits until it is ready by its operations listener.
-func (h *Host) StartReady(ctx context.Context, name, ops string, env []string, args ...string) (*Process, error) {
-	p, stdout, err := h.start(name, env, args...)
-	if err != nil {
-		return nil, err
-	}
-	go func() {
-		_, _ = io.Copy(io.Discard, stdout)
-		p.done <- p.cmd.Wait()
-	}()
-	return p, p.waitReady(ctx, ops)
+	a.Process, err = h.StartReady(ctx, "authority", a.Ops, h.Executable, env, "serve", "--dir", h.AuthorityDir())
+	return a, err
 }
 
 // StopAll stops the children, the youngest first: the services before the authority.
@@ -135,16 +119,40 @@ func (h *Host) PIDOf(name string) int {
 // PID is the child's.
 func (p *Process) PID() int { return p.cmd.Process.Pid }
 
-// start runs our own binary in the background, with its log in a file of the Host's directory. The child dies with us,
-// also when we are killed.
-func (h *Host) start(name string, env []string, args ...string) (*Process, io.Reader, error) {
+// Signal sends a signal to the child.
+func (p *Process) Signal(s os.Signal) error { return p.cmd.Process.Signal(s) }
+
+// Start runs a program in the background, with env added to a clean environment and its log in a file of the Host's directory.
+// The child dies with us, also when we are killed.
+func (h *Host) Start(name, program string, env []string, args ...string) (*Process, error) {
+	p, stdout, err := h.start(name, program, env, args...)
+	if err != nil {
+		return nil, err
+	}
+	go func() {
+		_, _ = io.Copy(io.Discard, stdout)
+		p.done <- p.cmd.Wait()
+	}()
+	return p, nil
+}
+
+// StartReady is Start, and waits until the program's operations listener says that it is ready.
+func (h *Host) StartReady(ctx context.Context, name, ops, program string, env []string, args ...string) (*Process, error) {
+	p, err := h.Start(name, program, env, args...)
+	if err != nil {
+		return nil, err
+	}
+	return p, p.waitReady(ctx, ops)
+}
+
+func (h *Host) start(name, program string, env []string, args ...string) (*Process, io.Reader, error) {
 	p := &Process{name: name, log: filepath.Join(h.Dir, name+".log"), done: make(chan error, 1)}
 	log, err := os.Create(p.log)
 	if err != nil {
 		return nil, nil, err
 	}
 	defer log.Close()
-	p.cmd = exec.Command(h.Executable, args...)
+	p.cmd = exec.Command(program, args...)
 	p.cmd.Env = append(cleanEnvironment(), env...)
 	p.cmd.Stderr = log
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -159,11 +167,17 @@ func (h *Host) start(name string, env []string, args ...string) (*Process, io.Re
 	return p, stdout, nil
 }
 
-// StartPart starts a part and waits for the address that it listens on.
+// StartPart starts a part that is a command of ours and waits for the address that it listens on.
 func (h *Host) StartPart(ctx context.Context, name string, args ...string) (string, error) {
-	p, stdout, err := h.start(name, nil, args...)
+	_, address, err := h.StartServer(ctx, name, h.Executable, args...)
+	return address, err
+}
+
+// StartServer starts any program and waits for the address that it listens on.
+func (h *Host) StartServer(ctx context.Context, name, program string, args ...string) (*Process, string, error) {
+	p, stdout, err := h.start(name, program, nil, args...)
 	if err != nil {
-		return "", err
+		return nil, "", err
 	}
 	lines := make(chan string, 1)
 	go func() {
@@ -178,13 +192,13 @@ func (h *Host) StartPart(ctx context.Context, name string, args ...string) (stri
 	select {
 	case line := <-lines:
 		if address, ok := strings.CutPrefix(line, Listening); ok {
-			return address, nil
+			return p, address, nil
 		}
-		return "", p.failed(errors.New("it did not say where it listens"))
+		return nil, "", p.failed(errors.New("it did not say where it listens"))
 	case <-time.After(startTime):
-		return "", p.failed(errors.New("it did not start in time"))
+		return nil, "", p.failed(errors.New("it did not start in time"))
 	case <-ctx.Done():
-		return "", ctx.Err()
+		return nil, "", ctx.Err()
 	}
 }
 
