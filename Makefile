@@ -10,7 +10,7 @@ PKGS ?= ./...
 
 .PHONY: help
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
 
 .PHONY: go
 go:
@@ -24,6 +24,10 @@ build: go ## bin/countersign, static, pure Go
 run: build ## build, then run the main job on loopback: a whole chain, in under 30 s
 	@bin/countersign demo
 	@printf '\nTo start the daemon for yourself:\n\n  bin/countersign dev\n\n'
+
+.PHONY: demo-chain
+demo-chain: build ## a user's request through Java, Go and Node.js, with what happens to it in earnest; needs java, node
+	@go run ./examples/chain -countersign bin/countersign -source examples/chain
 
 .PHONY: test
 test: go ## everything that decides green: lint, all tests under -race, each fuzz target for 10 s

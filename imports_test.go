@@ -51,6 +51,9 @@ func walls() map[string][]string {
 		"cmd/countersign/bench":  {"*"},
 		"cmd/countersign/local":  {"*"},
 
+		"examples/chain":           {".", "ca/identity", "cmd/countersign/local"}, // all else it does as its reader would: by the command line
+		"examples/chain/inventory": {"ca/mtls", "sts/verify"},                     // the SDK is enough
+
 		"storage/policy/condition":    {"."},
 		"cmd/countersign/conformance": {}, // knows nothing of the server that it tests
 	}
