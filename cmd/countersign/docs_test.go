@@ -274,6 +274,8 @@ func TestDocuments(t *testing.T) {
 		"relay.md":        "TestRelayDocument",
 		"verify.md":       "TestSDKDocuments",
 		"workload-api.md": "TestDocument of ca/agent/local",
+		"spring.md":       "TestDocument of examples/spring",
+		"verify.md":       "TestVerifyDocument",
 	}
 	for _, path := range slices.Concat(paths, adrs) {
 		if test, ok := typed[filepath.Base(path)]; ok {
