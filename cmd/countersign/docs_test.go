@@ -262,20 +262,19 @@ func TestDocuments(t *testing.T) {
 		t.Fatal(err)
 	}
 	typed := map[string]string{ // documents whose blocks have a test of their own
-		"authority.md":    "TestAuthorityDocument",
 		"agent.md":        "TestAgentDocument",
+		"authority.md":    "TestAuthorityDocument",
 		"chain.md":        "TestChain and TestDocument of examples/chain",
 		"clients.md":      "TestClientsDocument",
 		"conformance.md":  "TestConformanceDocument",
 		"mtls.md":         "TestSDKDocuments",
 		"operations.md":   "TestOperations",
-		"policy.md":       "TestPolicyDocument",
 		"policy-tools.md": "TestPolicyToolsDocument",
+		"policy.md":       "TestPolicyDocument",
 		"relay.md":        "TestRelayDocument",
+		"spring.md":       "TestDocument of examples/spring",
 		"verify.md":       "TestSDKDocuments",
 		"workload-api.md": "TestDocument of ca/agent/local",
-		"spring.md":       "TestDocument of examples/spring",
-		"verify.md":       "TestVerifyDocument",
 	}
 	for _, path := range slices.Concat(paths, adrs) {
 		if test, ok := typed[filepath.Base(path)]; ok {
