@@ -28,6 +28,9 @@ const formMedia = "application/x-www-form-urlencoded"
 // others, encoded ones (Content-Encoding) and bodies of operations that have none are refused. A parameter of one value stands once.
 // Formats that are checked: date, date-time, uuid, ipv4, ipv6, byte, int32, int64; of 3.1 those of JSON Schema too.
 //
+// A schema that comes back to itself through several branches of anyOf or oneOf can cost branches ^ depth: the operator who writes
+// such a document sets openapi.depth as low as its bodies need, and a rate limit.
+//
 // What it does not do: security requirements are not looked at (the relay's scopes are the rule), query parameters and headers
 // that the document does not name pass, nothing is filled in or changed, answers are not checked. readOnly is enforced in 3.0.
 type Validator struct{ doc *document }
