@@ -21,7 +21,13 @@ import (
 func (a *app) relayCommand() *cobra.Command {
 	var file string
 	c := &cobra.Command{
-		Use: "relay --config FILE", Short: "the proxy beside a service, or the gateway: mTLS and relay tokens without code", Args: noArgs,
+		Use: "relay --config FILE", Short: "the proxy beside a service, or the gateway: mTLS and relay tokens without code",
+		Args: func(cmd *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return unknownCommand(cmd, args[0])
+			}
+			return nil
+		},
 		Long: `Runs a relay. Inbound it ends mTLS, admits the call graph's callers, verifies their tokens, enforces scopes per route, and hands
 the identity to the application in headers that nobody else can set; at a public listener it takes users' access tokens. Outbound
 the application calls a plain local address per service; the relay exchanges the token of the request that is being served and
