@@ -41,7 +41,8 @@ var buildPlain = sync.OnceValues(func() (string, error) {
 
 // CEL, which conditions are written in (issue 4), brings 6 MiB of protocol buffers and its parser along; the agent's local API
 // (issue 5) brings 5 MiB of gRPC and of Envoy's and SPIFFE's messages.
-const maxBinary, maxIdle = 34 << 20, 20 << 20
+// The relay brings 2 MiB more with OpenAPI: 35.6 MiB in all.
+const maxBinary, maxIdle = 38 << 20, 20 << 20
 
 func TestPlainBinary(t *testing.T) {
 	path := plainBinary(t)
