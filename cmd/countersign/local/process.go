@@ -27,7 +27,7 @@ type Process struct {
 }
 
 const (
-	startTime = 10 * time.Second
+	startTime = 30 * time.Second
 	stopTime  = 5 * time.Second
 )
 
