@@ -205,7 +205,7 @@ const goodHeader = `{"alg":"RS256","kid":"r","typ":"JWT"}`
 func (i *issuing) claims(changes map[string]any) string {
 	now := time.Now().Unix()
 	all := map[string]any{
-		"iss": i.URL, "sub": "ana", "sub_iss": "https://idp.shop.example", "aud": "orders", "iat": now, "nbf": now, "exp": now + 60, "jti": "a.b",
+		"iss": i.URL, "sub": "ana", "sub_iss": "https://idp.shop.example", "aud": "orders", "iat": now, "nbf": now, "exp": now + 600, "jti": "a.b",
 		"client_id": id(gateway), "scope": "orders:read", "txn": "t1", "sid": "s1", "act": map[string]any{"sub": id(gateway)},
 	}
 	for name, value := range changes {
