@@ -94,7 +94,7 @@ func TestCallersRefuseTheRevoked(t *testing.T) {
 	old, err := gateway.Identity()
 	k.must(err)
 	since := time.Now()
-	k.must(k.adminC.Revoke(t.Context(), old.Serial, "keyCompromise"))
+	k.must(k.adminC.Revoke(t.Context(), old.Serial, "superseded"))
 	k.closesWithin5s(closed, since)
 	c.CloseIdleConnections()
 	if _, err := get(c, e.url()); err == nil {
@@ -104,6 +104,20 @@ func TestCallersRefuseTheRevoked(t *testing.T) {
 	again := k.ready("gateway")
 	if _, err := get(k.client(e, Client(again, InDomain())), e.url()); err != nil {
 		t.Error(err)
+	}
+}
+
+// A compromised key is none in any certificate.
+func TestCallersRefuseCompromisedKeys(t *testing.T) {
+	own := mustID(t, "orders")
+	p := peer{id: mustID(t, "gateway"), serial: strings.Repeat("0a", 16), spki: strings.Repeat("0b", 32)}
+	g, err := readGraph(wire.Callers{Service: own, Callers: []wire.Caller{{ID: p.id}}}, own)
+	if err != nil || g.admits(p) != nil {
+		t.Fatalf("%v", err)
+	}
+	g, err = readGraph(wire.Callers{Service: own, Callers: []wire.Caller{{ID: p.id}}, Revoked: wire.Revoked{Keys: []string{p.spki}}}, own)
+	if err != nil || g.admits(p) == nil {
+		t.Errorf("a compromised key is admitted: %v", err)
 	}
 }
 

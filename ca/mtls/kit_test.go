@@ -12,7 +12,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -67,14 +66,13 @@ type kit struct {
 	api   *api.Server
 	url   string // https://localhost:port
 
-	served  *tls.Certificate
-	server  *http.Server
-	done    chan struct{}
-	front   atomic.Pointer[func(http.Handler) http.Handler] // before the daemon's handler; nil: nothing
-	asked   atomic.Int64                                    // requests that reached the listener
-	socket  string
-	adminC  *client.Client
-	cleanup sync.Once
+	served *tls.Certificate
+	server *http.Server
+	done   chan struct{}
+	front  atomic.Pointer[func(http.Handler) http.Handler] // before the daemon's handler; nil: nothing
+	asked  atomic.Int64                                    // requests that reached the listener
+	socket string
+	adminC *client.Client
 }
 
 func (k *kit) must(err error) {

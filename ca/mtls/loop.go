@@ -62,7 +62,7 @@ func (s *Source) nextAttempt(now time.Time) time.Time {
 	case !s.state.retryAt.IsZero():
 		// A clock that was set back must not make a wait of a second one of an hour.
 		if latest := now.Add(s.state.waits); s.state.retryAt.After(latest) {
-			return latest
+			s.state.retryAt = latest
 		}
 		return s.state.retryAt
 	case s.cur == nil:

@@ -19,6 +19,7 @@ import (
 	"github.com/countersign/countersign"
 	"github.com/countersign/countersign/api/client"
 	"github.com/countersign/countersign/api/wire"
+	"github.com/countersign/countersign/ca"
 	"github.com/countersign/countersign/ca/identity"
 )
 
@@ -399,6 +400,53 @@ func TestWrongAnswersAreRefused(t *testing.T) {
 		}
 		k.before(nil)
 		k.must(s.Close())
+	}
+}
+
+// An authority that is mistaken about who asks must not make this another service.
+func TestAnotherServicesCertificateIsRefused(t *testing.T) {
+	k := newKit(t, nil)
+	dir := k.dir("orders", 0)
+	s := k.source(Config{Dir: dir})
+	old := k.wait(s)
+	k.before(func(http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			var rq wire.CertificateRequest
+			_ = json.NewDecoder(r.Body).Decode(&rq)
+			by, err := k.joiner("inventory")
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			c, err := k.ca.Issue(r.Context(), by, ca.IssueRequest{CSR: []byte(rq.CSR)})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			w.Header().Set("Content-Type", wire.JSON)
+			w.WriteHeader(http.StatusCreated)
+			_ = json.NewEncoder(w).Encode(wire.Certificate{Certificate: pemOf(c.Chain), Roots: pemOf(k.ca.Roots())})
+		})
+	})
+	if err := s.Renew(t.Context()); reasonOf(err) != BadAnswer || !strings.Contains(err.Error(), "inventory") {
+		t.Errorf("%v", err)
+	}
+	if got, err := identity.Load(dir); err != nil || got.Serial != old.Serial {
+		t.Errorf("the directory changed: %v", err)
+	}
+}
+
+// A busy authority is asked by no other way either.
+func TestBusyEndsTheAttempt(t *testing.T) {
+	k := newKit(t, nil)
+	s := k.ready("orders")
+	for _, status := range []int{http.StatusTooManyRequests, http.StatusServiceUnavailable} {
+		if s.goesOn(nil, &client.APIError{Status: status}) {
+			t.Errorf("%d: another way is tried", status)
+		}
+	}
+	if !s.goesOn(nil, &client.APIError{Status: http.StatusUnauthorized}) {
+		t.Error("a refusal ends the attempt")
 	}
 }
 

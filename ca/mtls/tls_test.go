@@ -3,9 +3,11 @@ package mtls
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"io"
 	"log"
 	"net/http"
+	"net/url"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -146,6 +148,16 @@ func TestClientsRefuseServers(t *testing.T) {
 	if served.Load() != 1 {
 		t.Error("a refused server got a request")
 	}
+	// The gateway may call orders; that does not mean that orders may call it by the same list.
+	src := k.ready("orders")
+	k.admitted(src, gateway)
+	back := k.serveAs(gateway, InDomain(), "gateway.shop.internal", nil)
+	if _, err := get(k.client(back, Client(src, InDomain())), back.url()); err != nil {
+		t.Error(err)
+	}
+	if _, err := get(k.client(back, Client(src, Callers())), back.url()); err == nil {
+		t.Error("a client with Callers() called one of its callers")
+	}
 	// The daemon has a certificate of the same roots, and is no service.
 	daemon := &echo{name: "localhost", address: strings.TrimPrefix(k.url, "https://")}
 	if _, err := get(k.client(daemon, Client(gateway, InDomain())), k.url+"/roots.pem"); err == nil || !strings.Contains(err.Error(), "no service") {
@@ -245,5 +257,46 @@ func TestOverIsNoPeer(t *testing.T) {
 	k.must(orders.Close())
 	if _, err := get(c, e.url()); err == nil {
 		t.Error("a closed source serves")
+	}
+}
+
+// What holds for every authorizer, where no authority would issue such a certificate.
+func TestAdmitDemandsAServiceOfTheDomain(t *testing.T) {
+	k := newKit(t, nil)
+	src := k.ready("orders")
+	i, err := src.Identity()
+	k.must(err)
+	leaf := func(uris ...string) *x509.Certificate {
+		c := *i.Chain[0]
+		c.URIs = nil
+		for _, s := range uris {
+			u, err := url.Parse(s)
+			k.must(err)
+			c.URIs = append(c.URIs, u)
+		}
+		return &c
+	}
+	for name, c := range map[string]struct {
+		leaf     *x509.Certificate
+		verified bool
+		good     bool
+	}{
+		"a service":               {leaf("spiffe://shop.internal/gateway"), true, true},
+		"not verified":            {leaf("spiffe://shop.internal/gateway"), false, false},
+		"another trust domain":    {leaf("spiffe://other/gateway"), true, false},
+		"no URI":                  {leaf(), true, false},
+		"two URIs":                {leaf("spiffe://shop.internal/gateway", "spiffe://shop.internal/orders"), true, false},
+		"no ID":                   {leaf("https://shop.internal/gateway"), true, false},
+		"an operator":             {leaf("spiffe://shop.internal/operator/ann"), true, false},
+		"the authority":           {leaf("spiffe://shop.internal/countersign"), true, false},
+		"an authority's own cert": {i.Roots[0], true, false},
+	} {
+		state := tls.ConnectionState{HandshakeComplete: true, PeerCertificates: []*x509.Certificate{c.leaf}}
+		if c.verified {
+			state.VerifiedChains = [][]*x509.Certificate{{c.leaf}}
+		}
+		if _, err := admit(src, InDomain(), state, testDomain); (err == nil) != c.good {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }

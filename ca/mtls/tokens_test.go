@@ -277,6 +277,11 @@ func TestBoundTokensOutliveARenewal(t *testing.T) {
 	orders := k.ready("orders")
 	e, _ := k.stock(k.ready("inventory"))
 	in := k.requestOf(k.incoming(k.ready("gateway")))
+	bound, err := NewTokens(orders).Exchange(t.Context(), in.Header.Get("Authorization")[len("Bearer "):], "inventory")
+	k.must(err)
+	if _, err := k.verifier("inventory").Verify(t.Context(), bound.Value); err == nil {
+		t.Fatal("the token is not bound")
+	}
 	c := &http.Client{Transport: NewTokens(orders).Transport("inventory", nil, &http.Transport{DialContext: e.dial})}
 	defer c.CloseIdleConnections()
 	for range 3 {

@@ -23,7 +23,7 @@ func (t *Tokens) HTTPClient(audience string, scopes ...string) *http.Client {
 }
 
 // Transport is the RoundTripper of [Tokens.HTTPClient]. base gives settings as timeouts and pool sizes: it is nil or an
-// *http.Transport, which is cloned. Its TLS and its proxy are not taken over: connections lead to the service of audience (a
+// *http.Transport, whose dialer, timeouts and limits are taken over. Its TLS and its proxy are not: connections lead to the service of audience (a
 // name or an ID), proved by mutual TLS, or nowhere. The token is that of [verify.TokenFromContext]; a request without one is
 // refused with ErrNoToken. Whatever stands in its Authorization is replaced, and on any failure nothing is sent.
 func (t *Tokens) Transport(audience string, scopes []string, base http.RoundTripper) http.RoundTripper {
@@ -90,27 +90,36 @@ func (t *transport) over(own *identity.Identity) (*http.Transport, error) {
 	if t.present != nil && t.serial == own.Serial {
 		return t.present, nil
 	}
-	var made *http.Transport
+	made := &http.Transport{
+		DialContext:         (&net.Dialer{Timeout: 10 * time.Second}).DialContext,
+		TLSHandshakeTimeout: 10 * time.Second, MaxIdleConnsPerHost: 64, IdleConnTimeout: 30 * time.Second,
+	}
 	switch base := t.base.(type) {
 	case nil:
-		made = &http.Transport{
-			DialContext:         (&net.Dialer{Timeout: 10 * time.Second}).DialContext,
-			TLSHandshakeTimeout: 10 * time.Second, MaxIdleConnsPerHost: 64, IdleConnTimeout: 30 * time.Second,
-			ForceAttemptHTTP2: true,
-		}
 	case *http.Transport:
-		made = base.Clone()
-		made.Proxy, made.DialTLSContext, made.DialTLS, made.ForceAttemptHTTP2 = nil, nil, nil, true
-		made.TLSNextProto = nil
+		made = settings(base)
 	default:
 		return nil, fmt.Errorf("mtls: a base of type %T can't be taken: it decides whom a token reaches, so it is an *http.Transport or nil", base)
 	}
+	made.ForceAttemptHTTP2 = true
 	made.TLSClientConfig = clientTLS(t.tokens.src, service(t.audience), own)
 	if t.present != nil {
 		t.present.CloseIdleConnections()
 	}
 	t.present, t.serial = made, own.Serial
 	return made, nil
+}
+
+// settings takes over what cannot lead a request elsewhere: a connection that another dialer makes is still proved by TLS.
+func settings(from *http.Transport) *http.Transport {
+	return &http.Transport{
+		DialContext: from.DialContext, TLSHandshakeTimeout: from.TLSHandshakeTimeout,
+		DisableKeepAlives: from.DisableKeepAlives, DisableCompression: from.DisableCompression,
+		MaxIdleConns: from.MaxIdleConns, MaxIdleConnsPerHost: from.MaxIdleConnsPerHost, MaxConnsPerHost: from.MaxConnsPerHost,
+		IdleConnTimeout: from.IdleConnTimeout, ResponseHeaderTimeout: from.ResponseHeaderTimeout, ExpectContinueTimeout: from.ExpectContinueTimeout,
+		MaxResponseHeaderBytes: from.MaxResponseHeaderBytes, WriteBufferSize: from.WriteBufferSize, ReadBufferSize: from.ReadBufferSize,
+		HTTP2: from.HTTP2,
+	}
 }
 
 // CloseIdleConnections is what http.Client.CloseIdleConnections calls.
