@@ -16,6 +16,7 @@ const (
 	ByJoinToken                 // a join token, not yet used up
 	ByDaemon                    // the daemon itself: schedules, its own certificate
 	ByAssertion                 // a client assertion (RFC 7521 4.2), verified on this request
+	ByExpired                   // a client certificate of ours that has ended within the grace: for a certificate and nothing else
 	ByAttestation               // the token of a workload, verified on this request: for a certificate and nothing else
 )
 
@@ -34,6 +35,8 @@ func (m Method) String() string {
 		return "assertion"
 	case ByAttestation:
 		return "attestation"
+	case ByExpired:
+		return "expired-certificate"
 	}
 	return "anonymous"
 }

@@ -167,7 +167,7 @@ func authorise(a auth, caller countersign.Caller) error {
 		}
 		return countersign.Errorf(countersign.CodeWrongCredential, "%s is no service, and this path is about the service that asks", caller.Name)
 	case authJoin:
-		if service || caller.Method == countersign.ByJoinToken || caller.Method == countersign.ByAttestation || caller.Method == countersign.ByCertificate && operator {
+		if service || caller.Method == countersign.ByJoinToken || caller.Method == countersign.ByAttestation || caller.Method == countersign.ByExpired || caller.Method == countersign.ByCertificate && operator {
 			return nil
 		}
 	case authIntrospect:

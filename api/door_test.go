@@ -107,6 +107,43 @@ func TestExpiryOnAKeptConnection(t *testing.T) {
 	}
 }
 
+// TestExpiredCertificateRenewsItself: within the grace an ended certificate is a credential for POST /v1/certificates, and
+// for nothing else; after it for nothing.
+func TestExpiredCertificateRenewsItself(t *testing.T) {
+	k := newKit(t, kitOptions{})
+	id := k.join("reports")
+	k.clock.turn(48 * time.Hour)
+	c := k.raw(id)
+	for _, path := range []string{"/v1/callers", "/v1/status", "/v1/certificates"} {
+		if got := k.send(c, http.MethodGet, k.url+path, ""); got.status != http.StatusUnauthorized || got.code() != countersign.CodeExpiredPeer {
+			t.Errorf("GET %s: %d %s", path, got.status, got.body)
+		}
+	}
+	_, csr := newCSR(t)
+	body, err := json.Marshal(wire.CertificateRequest{CSR: csr})
+	k.must(err)
+	renew := func() reply {
+		return k.send(c, http.MethodPost, k.url+"/v1/certificates", string(body), "Content-Type", wire.JSON)
+	}
+	got := renew()
+	if got.status != http.StatusCreated {
+		t.Fatalf("within the grace: %d %s", got.status, got.body)
+	}
+	var issued wire.Certificate
+	k.must(json.Unmarshal([]byte(got.body), &issued))
+	if issued.ID != id.ID || !issued.NotAfter.After(k.clock.now()) {
+		t.Errorf("%+v", issued)
+	}
+	two := k.send(c, http.MethodPost, k.url+"/v1/certificates", string(body), "Content-Type", wire.JSON, "Authorization", "Bearer x")
+	if two.code() != countersign.CodeTwoCredentials {
+		t.Errorf("with a second credential: %d %s", two.status, two.body)
+	}
+	k.clock.turn(49 * time.Hour)
+	if got := renew(); got.status != http.StatusUnauthorized || got.code() != countersign.CodeExpiredPeer {
+		t.Errorf("after the grace: %d %s", got.status, got.body)
+	}
+}
+
 func TestTokenEndpoint(t *testing.T) {
 	k := newKit(t, kitOptions{})
 	id := k.join("reports")

@@ -26,6 +26,9 @@ func (s *Server) peer(c echo.Context, r route, nobody countersign.Caller) (peer 
 		return s.forwarded(c, r, direct, leaf.Raw, nobody)
 	}
 	s.ignoreForwarded(c)
+	if err != nil && r.auth == authJoin && asError(err).Code == countersign.CodeExpiredPeer {
+		direct, err = s.CA.ExpiredCaller(rq.Context(), leaf, nobody)
+	}
 	if err != nil {
 		return nobody, true, err
 	}

@@ -21,6 +21,9 @@ func (a *Authority) admit(ctx context.Context, o order, serial string, notAfter 
 		ops, repeat, err = a.admitAttested(ctx, o, serial)
 	case howRenewal:
 		ops, repeat, err = a.admitRenewal(ctx, o, serial, notAfter)
+	case howGrace:
+		ops, repeat, err = a.admitRenewal(ctx, o, serial, notAfter)
+		err = noFork(err)
 	case howOperator:
 		ops, err = a.admitOperator(o)
 	}

@@ -36,6 +36,7 @@ type Config struct {
 	ServerTTL       time.Duration // the daemon's own certificate, default 7 d
 	IntermediateTTL time.Duration // default 365 d
 	RootTTL         time.Duration // default 3650 d
+	Grace           time.Duration // for which an ended certificate may still be renewed; 0: none, at most 6 d
 	RootLead        time.Duration // from publishing a new root to signing with it; 0: the longest life of a leaf + 73 h
 	JoinTTL         time.Duration // of join tokens unless asked for; 1 min to 24 h, default 10 min
 
@@ -56,6 +57,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if err := countersign.CheckTrustDomain(c.TrustDomain); err != nil {
 		return c, fmt.Errorf("ca: %w", err)
+	}
+	if c.Grace < 0 || c.Grace > keepExpired-day {
+		return c, fmt.Errorf("ca: Grace is %v; it may be 0 to %v", c.Grace, keepExpired-day)
 	}
 	if c.Now == nil {
 		c.Now = time.Now

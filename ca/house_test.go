@@ -113,7 +113,7 @@ func (h *house) open(first bool) {
 	}
 	cfg := Config{
 		Store: store, Audit: h.log, Keys: ring, Policy: h.current, TrustDomain: domain, Now: h.clock.now,
-		DNS: []string{"localhost", "127.0.0.1", "ca.shop.internal"},
+		DNS: []string{"localhost", "127.0.0.1", "ca.shop.internal"}, Grace: 3 * day,
 	}
 	if h.adjust != nil {
 		h.adjust(&cfg)

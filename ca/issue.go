@@ -34,6 +34,7 @@ const (
 	howJoin     = "join-token"
 	howAttested = "attestation"
 	howRenewal  = "renewal"
+	howGrace    = "grace" // renewal with a certificate that has ended
 	howOperator = "operator"
 	howDaemon   = "daemon"
 	howRepeat   = "repeat" // the recorded certificate once more
@@ -52,7 +53,7 @@ type order struct {
 }
 
 // Issue issues a certificate to the caller himself: to a service that holds a join token or is attested by a workload's
-// token, and to a service or operator that holds a certificate (renewal). The request's key is all that is taken from it; names, usages and lifetime come
+// token, and to a service or operator that holds a certificate (renewal), also one that ended within the grace. The request's key is all that is taken from it; names, usages and lifetime come
 // from the policy, the same for all ways. It may be repeated: the same join token with the same key gets the certificate
 // that was issued to it. A workload's token is good for one key, and may be repeated with that until it expires: past half
 // of the recorded certificate's lifetime it gets another one.
@@ -86,6 +87,8 @@ func (a *Authority) decide(by countersign.Caller, r IssueRequest) (order, error)
 		o.how, o.proof = howAttested, r.Proof
 	case countersign.ByCertificate:
 		o.how = howRenewal
+	case countersign.ByExpired:
+		o.how = howGrace
 	case countersign.Anonymous:
 		return o, countersign.Errorf(countersign.CodeNoCredential, "a certificate is issued to who holds a join token, a workload's token or a certificate").
 			WithHint("an operator makes a join token with `countersign join-token create`")
@@ -107,7 +110,7 @@ func (a *Authority) decide(by countersign.Caller, r IssueRequest) (order, error)
 		if most == 0 {
 			most = a.cfg.ServiceTTL
 		}
-	case kind == countersign.OperatorID && by.Method == countersign.ByCertificate:
+	case kind == countersign.OperatorID && (o.how == howRenewal || o.how == howGrace):
 		o.profile, o.names = ProfileOperator, names{id: by.ID}
 	default:
 		return o, countersign.Errorf(countersign.CodeWrongCredential, "no certificate is issued to a %s by the way of %s", kind, by.Method)

@@ -69,7 +69,7 @@ func (a *Authority) lineageOf(ctx context.Context, o order, serial string) (stri
 	switch o.how {
 	case howDaemon:
 		return "", nil
-	case howRenewal:
+	case howRenewal, howGrace:
 		held, err := a.heldCertificate(ctx, o.by.Serial)
 		return held.Value.Lineage, err
 	}

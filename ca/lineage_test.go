@@ -161,6 +161,72 @@ func TestExpiredBlocksNothing(t *testing.T) {
 	h.mustRenew(next)
 }
 
+// expired asks for the successor of c, which has ended.
+func (h *house) expired(c *Certificate) (*Certificate, error) {
+	by, err := h.ExpiredCaller(h.t.Context(), c.Chain[0], countersign.Caller{})
+	if err != nil {
+		return nil, err
+	}
+	if by.Role != countersign.RoleNone {
+		h.t.Errorf("an ended certificate has the role %s", by.Role)
+	}
+	return h.Issue(h.t.Context(), by, IssueRequest{CSR: request(h.t, newKey(h.t, ""))})
+}
+
+// TestGrace: the newest certificate that anybody came with can be renewed for a while after its end, and no other.
+func TestGrace(t *testing.T) {
+	h := newHouse(t, nil)
+	ctx := t.Context()
+	first := h.join("orders", newKey(t, ""))
+	_, err := h.ExpiredCaller(ctx, first.Chain[0], countersign.Caller{})
+	wantCode(t, err, countersign.CodeExpiredPeer) // it has not ended
+
+	h.clock.add(12 * 3600e9)
+	second := h.mustRenew(first)
+	h.peer(second)
+	h.clock.add(3*day + 10*3600e9)
+	_, err = h.expired(first)
+	wantCode(t, err, countersign.CodeRevokedPeer)
+	lost, err := h.expired(second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	third, err := h.expired(second) // the answer was lost
+	if err != nil || third.Serial == lost.Serial {
+		t.Fatalf("after a lost answer: %v", err)
+	}
+	h.peer(third)
+	_, err = h.expired(second)
+	wantCode(t, err, countersign.CodeRevokedPeer)
+	if len(h.events(eventBlocked)) != 0 {
+		t.Error("an old certificate that had ended blocked the lineage")
+	}
+	h.mustRenew(third)
+}
+
+// TestGraceRefused: what is no credential otherwise is none after its end, and the grace ends too.
+func TestGraceRefused(t *testing.T) {
+	h := newHouse(t, nil)
+	ctx := t.Context()
+	late, revoked, disabled := h.join("orders", newKey(t, "")), h.join("gateway", newKey(t, "")), h.join("inventory", newKey(t, ""))
+	if err := h.Revoke(ctx, admin(), revoked.Serial, ""); err != nil {
+		t.Fatal(err)
+	}
+	h.clock.add(2 * day)
+	_, err := h.expired(revoked)
+	wantCode(t, err, countersign.CodeRevokedPeer)
+	h.apply(2, service("orders"))
+	_, err = h.expired(disabled)
+	wantCode(t, err, countersign.CodeNotInPolicy)
+	by, err := h.ExpiredCaller(ctx, late.Chain[0], countersign.Caller{})
+	if err != nil || by.Method != countersign.ByExpired {
+		t.Fatalf("%+v %v", by, err)
+	}
+	h.clock.add(2*day + 1)
+	_, err = h.expired(late)
+	wantCode(t, err, countersign.CodeExpiredPeer)
+}
+
 // TestSeenWhileReplaced: first sight comes between judging that nobody has seen the successor and replacing it.
 func TestSeenWhileReplaced(t *testing.T) {
 	h := newHouse(t, nil)

@@ -56,6 +56,42 @@ func (a *Authority) PeerCaller(ctx context.Context, leaf *x509.Certificate, c co
 	return c, nil
 }
 
+// ExpiredCaller adds to c what a client certificate proves that has ended, within [Config.Grace]: who may have its successor,
+// and nothing else; an operator has no role by it. Apart from the time it is judged as [Authority.PeerCaller] does. One that
+// was renewed already is refused, and blocks nothing: a machine that slept for a day is no thief.
+// Codes: CodeBadCertificate, CodeExpiredPeer, CodeRevokedPeer.
+func (a *Authority) ExpiredCaller(ctx context.Context, leaf *x509.Certificate, c countersign.Caller) (countersign.Caller, error) {
+	id, err := a.peerID(leaf)
+	if err != nil {
+		return c, err
+	}
+	print := sha256.Sum256(leaf.Raw)
+	if err := a.checkChain(leaf, print); err != nil {
+		return c, err
+	}
+	if now := a.cfg.Now(); !now.After(leaf.NotAfter) || now.After(leaf.NotAfter.Add(a.cfg.Grace)) {
+		return c, countersign.Errorf(countersign.CodeExpiredPeer, "the client certificate is valid from %s to %s, and could be renewed for %s after that",
+			leaf.NotBefore.UTC(), leaf.NotAfter.UTC(), a.cfg.Grace).
+			WithHint("enrol anew with a join token or attestation; compare the clocks")
+	}
+	known, err := a.provenBy(ctx, leaf, id, print)
+	if err != nil {
+		return c, noFork(err)
+	}
+	c.Method, c.ID, c.Name = countersign.ByExpired, known.ID, known.Name
+	c.Serial, c.Thumbprint = known.Serial, known.Thumbprint
+	return c, nil
+}
+
+// noFork makes what would be a fork of a certificate that has not ended a plain refusal.
+func noFork(err error) error {
+	var fork *forkError
+	if errors.As(err, &fork) {
+		return errOldSerial(fork.serial)
+	}
+	return err
+}
+
 // StillPeer tells whether leaf, whose SHA-256 print is as [Authority.PeerCaller] gave it, still proves whom it proved then.
 // false: it may not; PeerCaller knows.
 func (a *Authority) StillPeer(leaf *x509.Certificate, print [32]byte) bool {
@@ -68,7 +104,7 @@ func (a *Authority) StillPeer(leaf *x509.Certificate, print [32]byte) bool {
 func (a *Authority) peerTables() []<-chan struct{} {
 	return []<-chan struct{}{
 		a.cfg.Store.Changed(certificatesTable().Name), a.cfg.Store.Changed(keysTable().Name), a.cfg.Store.Changed(operatorsTable().Name),
-		a.cfg.Store.Changed(lineagesTable().Name),
+		a.cfg.Store.Changed(lineagesTable().Name), a.cfg.Store.Changed(authoritiesTable().Name),
 	}
 }
 

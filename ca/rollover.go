@@ -102,11 +102,8 @@ func (a *Authority) rootLead() time.Duration {
 	for _, service := range a.cfg.Policy().Services {
 		longest = max(longest, time.Duration(service.TTL))
 	}
-	return longest + grace + time.Hour
+	return longest + a.cfg.Grace + time.Hour
 }
-
-// grace is how long after its end a certificate may still be renewed.
-const grace = 3 * day
 
 // carryOut makes keys and certificates of a decided rotation, and makes them real in one Apply.
 func (a *Authority) carryOut(ctx context.Context, by countersign.Caller, p planned, head storage.Entry[generation]) ([]issuer, error) {

@@ -283,7 +283,7 @@ func (k *keeper) status() IdentityStatus {
 	now, st := k.now(), k.src.Status()
 	s := IdentityStatus{
 		Name: k.cfg.name(), Dir: k.cfg.Dir, RenewAt: st.RenewAt.UTC().Truncate(time.Second), Server: st.Server, LastAttempt: st.LastAttempt.UTC().Truncate(time.Second),
-		Failures: st.Failures, Skew: st.Skew.Seconds(), Budget: st.Budget.Truncate(time.Second).Seconds(),
+		Failures: st.Failures, Unwritten: st.Unwritten, Skew: st.Skew.Seconds(), Budget: st.Budget.Truncate(time.Second).Seconds(),
 	}
 	if st.LastError != nil {
 		s.LastError = st.LastError.Error()

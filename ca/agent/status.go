@@ -39,6 +39,7 @@ type IdentityStatus struct {
 	Skew        float64      `json:"skew_seconds"`          // by how much this clock is ahead of the authority's; negative: behind
 	Budget      float64      `json:"outage_budget_seconds"` // how long the authority may be away from now on
 	Reload      ReloadStatus `json:"reload"`
+	Unwritten   bool         `json:"unwritten,omitempty"` // a newer certificate waits to be written
 	SpringError string       `json:"spring_error,omitempty"`
 }
 
@@ -101,6 +102,8 @@ func (s *IdentityStatus) judge(now time.Time) {
 		s.Why = fmt.Sprintf("the certificate expired %s ago", -left)
 	case !s.State.ready():
 		s.Why = fmt.Sprintf("the certificate ends in %s: less than a sixth of its lifetime is left", left)
+	case s.Unwritten:
+		s.Why = "the new certificate can't be written: " + s.LastError
 	case !s.Reload.OK:
 		s.Why = "the program did not take the new certificate: " + s.Reload.Error
 	case s.SpringError != "":

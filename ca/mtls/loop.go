@@ -108,8 +108,12 @@ func (s *Source) attempt(ctx context.Context) error {
 	}
 	s.mu.Lock()
 	s.state.lastAttempt = s.now()
-	had := s.cur
+	had, held := s.cur, s.state.held != nil
 	s.mu.Unlock()
+	if held { // it has to be written, not asked for once more
+		s.store()
+		return s.heldBack()
+	}
 
 	got, kind, err := s.obtain(ctx, had)
 	if ctx.Err() != nil {
@@ -132,12 +136,17 @@ func (s *Source) attempt(ctx context.Context) error {
 	}
 	s.store()
 	s.tellSkew()
+	return s.heldBack()
+}
+
+// heldBack is why a new identity is not used yet; nil: none waits.
+func (s *Source) heldBack() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.state.held != nil {
-		return s.state.lastErr
+	if s.state.held == nil {
+		return nil
 	}
-	return nil
+	return s.state.lastErr
 }
 
 // failed settles when to ask again, and says what went wrong as loudly as the end is near. It gives err with what it knows.

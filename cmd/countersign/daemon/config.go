@@ -64,6 +64,7 @@ type CertificateConfig struct {
 	TTL      Duration `yaml:"ttl" mapstructure:"ttl"`           // services, unless the policy says otherwise
 	Operator Duration `yaml:"operator" mapstructure:"operator"` // operators
 	Server   Duration `yaml:"server" mapstructure:"server"`     // the daemon's own
+	Grace    Duration `yaml:"grace" mapstructure:"grace"`       // for which an ended one may still be renewed
 }
 
 // CAConfig holds the lifetimes of the authority's certificates; they matter at init and at rotations.
@@ -108,7 +109,7 @@ func Defaults() Config {
 		TLS:    TLSConfig{Min: "1.3"},
 		Token:  TokenConfig{Lead: Duration(time.Hour), Rotate: Duration(30 * day)},
 		Certificate: CertificateConfig{
-			TTL: Duration(day), Operator: Duration(30 * day), Server: Duration(7 * day),
+			TTL: Duration(day), Operator: Duration(30 * day), Server: Duration(7 * day), Grace: Duration(3 * day),
 		},
 		CA:     CAConfig{Root: Duration(3650 * day), Intermediate: Duration(365 * day)},
 		Join:   JoinConfig{TTL: Duration(10 * time.Minute)},
@@ -159,6 +160,8 @@ func Ranges() []Range {
 			"an operator renews by `cert renew`"),
 		durationRange("certificate.server", time.Minute, 90*day, func(c Config) Duration { return c.Certificate.Server },
 			"a sealed daemon serves its keys until this expires"),
+		durationRange("certificate.grace", 0, 6*day, func(c Config) Duration { return c.Certificate.Grace },
+			"how long after its end a certificate may be renewed with itself; 0s is not at all"),
 		durationRange("ca.intermediate", time.Hour, 3650*day, func(c Config) Duration { return c.CA.Intermediate },
 			"no certificate outlives it"),
 		durationRange("ca.root", day, 9125*day, func(c Config) Duration { return c.CA.Root },

@@ -151,6 +151,7 @@ func (p *parts) caConfig() ca.Config {
 		ServiceTTL: time.Duration(p.cfg.Certificate.TTL), OperatorTTL: time.Duration(p.cfg.Certificate.Operator),
 		ServerTTL: time.Duration(p.cfg.Certificate.Server), JoinTTL: time.Duration(p.cfg.Join.TTL),
 		IntermediateTTL: time.Duration(p.cfg.CA.Intermediate), RootTTL: time.Duration(p.cfg.CA.Root),
+		Grace:    time.Duration(p.cfg.Certificate.Grace),
 		RootLead: time.Duration(p.cfg.CA.Lead),
 	}
 }
