@@ -131,7 +131,7 @@ func (r goldenRoute) refused(status int, code countersign.Code) refusal {
 func TestWrongMethodsAndTypes(t *testing.T) {
 	d := openDoor(t, nil, "gateway")
 	before := d.state()
-	people := map[string]*http.Client{"client": d.as("gateway"), "join": d.as("gateway")}
+	people := map[string]*http.Client{"client": d.as("gateway"), "join": d.as("gateway"), "service": d.as("gateway")}
 	admin, nobody := d.as("admin"), d.as("")
 	taken := map[string]map[string]bool{}
 	for _, r := range goldenRoutes(t) {
