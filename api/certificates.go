@@ -92,6 +92,20 @@ func (s *Server) revoke(rq *request) error {
 	return rq.NoContent(http.StatusNoContent)
 }
 
+// revokeMany revokes a lineage, a service's lineages or a key.
+func (s *Server) revokeMany(rq *request) error {
+	var in wire.Revocations
+	if err := rq.decodeJSON(&in); err != nil {
+		return err
+	}
+	target := ca.Target{Lineage: in.Lineage, Service: in.Service, Key: in.Key}
+	n, err := s.CA.RevokeMany(rq.Request().Context(), rq.caller, target, in.Reason)
+	if err != nil {
+		return err
+	}
+	return rq.answer(http.StatusOK, wire.RevokedLineages{Lineages: n})
+}
+
 // createJoinToken makes a join token. Its secret leaves here and nowhere else.
 func (s *Server) createJoinToken(rq *request) error {
 	var in wire.JoinTokenRequest

@@ -57,9 +57,9 @@ func (r Record) at(now time.Time) Record {
 // keyRecord says to whom a certified key belongs. It outlives the newest certificate with that key by a week, and for
 // ever if one of them was revoked.
 type keyRecord struct {
-	ID       countersign.ID `json:"id"`
-	NotAfter time.Time      `json:"not_after"`         // of the newest certificate
-	Revoked  string         `json:"revoked,omitempty"` // the reason; "": none of its certificates is revoked
+	ID       countersign.ID `json:"id,omitzero"`        // none: it was revoked and never certified
+	NotAfter time.Time      `json:"not_after,omitzero"` // of the newest certificate
+	Revoked  string         `json:"revoked,omitempty"`  // the reason; "": none of its certificates is revoked
 }
 
 func (k keyRecord) expires() time.Time {

@@ -41,9 +41,8 @@ func (a *Authority) Revoke(ctx context.Context, by countersign.Caller, serial, r
 }
 
 func (a *Authority) revoke(ctx context.Context, by countersign.Caller, serial, reason string) error {
-	if !slices.Contains(Reasons(), reason) {
-		return countersign.Errorf(countersign.CodeReason, "%.40q is no reason for a revocation", reason).
-			WithHint("reasons are %s", strings.Join(Reasons(), ", "))
+	if err := checkReason(reason); err != nil {
+		return err
 	}
 	own := by.Method == countersign.ByCertificate && by.Serial != "" && by.Serial == serial
 	if by.Role < countersign.RoleOperator && !own {
@@ -83,6 +82,14 @@ func (a *Authority) revoke(ctx context.Context, by countersign.Caller, serial, r
 		return err
 	}
 	return a.sweep(ctx, lineage)
+}
+
+func checkReason(reason string) error {
+	if slices.Contains(Reasons(), reason) {
+		return nil
+	}
+	return countersign.Errorf(countersign.CodeReason, "%.40q is no reason for a revocation", reason).
+		WithHint("reasons are %s", strings.Join(Reasons(), ", "))
 }
 
 // revocable is the record of a certificate that is not revoked yet.

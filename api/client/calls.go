@@ -64,6 +64,13 @@ func (c *Client) Revoke(ctx context.Context, serial, reason string) error {
 	}, nil)
 }
 
+// RevokeMany revokes a lineage, all live lineages of a service, or a key.
+func (c *Client) RevokeMany(ctx context.Context, rq wire.Revocations) (wire.RevokedLineages, error) {
+	var out wire.RevokedLineages
+	err := c.do(ctx, call{method: http.MethodPost, path: "/v1/certificates/revocations", body: rq, long: true}, &out)
+	return out, err
+}
+
 // CreateJoinToken makes a join token. The answer holds its secret.
 func (c *Client) CreateJoinToken(ctx context.Context, rq wire.JoinTokenRequest) (wire.JoinToken, error) {
 	var out wire.JoinToken

@@ -59,6 +59,19 @@ type Revocation struct {
 	Reason string `json:"reason"` // an RFC 5280 5.3.1 name; "unspecified" is one
 }
 
+// Revocations is the body of POST /v1/certificates/revocations: exactly one of lineage, service and key, and the reason.
+type Revocations struct {
+	Lineage string `json:"lineage,omitempty"` // the serial of the enrolment
+	Service string `json:"service,omitempty"` // its name: all its live lineages
+	Key     string `json:"key,omitempty"`     // hex SHA-256 of the SubjectPublicKeyInfo, certified or not
+	Reason  string `json:"reason"`            // an RFC 5280 5.3.1 name
+}
+
+// RevokedLineages is its answer.
+type RevokedLineages struct {
+	Lineages int `json:"lineages"` // that were blocked by it
+}
+
 // JoinTokenRequest is the body of POST /v1/join-tokens.
 type JoinTokenRequest struct {
 	Service string               `json:"service"`

@@ -167,36 +167,12 @@ func (a *app) recordTable(w *tabwriter.Writer, r wire.CertificateRecord) {
 	row(w, "key SHA-256", r.SPKI)
 	row(w, "SHA-256", r.Fingerprint)
 	row(w, "issuer", r.Issuer)
-	fmt.Fprint(w, r.PEM)
-}
-
-func (a *app) certRevoke() *cobra.Command {
-	var reason string
-	c := &cobra.Command{
-		Use: "revoke SERIAL --reason R", Short: "revoke a certificate at once: it is no client any more and can't renew",
-		Long: `Revokes a certificate at once: it is no client any more and can't renew, and its key is never certified again.
-
-Reasons (RFC 5280 5.3.1): unspecified, keyCompromise, affiliationChanged, superseded, cessationOfOperation,
-privilegeWithdrawn.`,
-		Example: "  countersign cert revoke 5f1c... --reason keyCompromise",
-		Args:    exactArgs("SERIAL"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if reason == "" {
-				return &failure{Exit: exitLocal, What: "why?", Why: "--reason is needed",
-					Next: "--reason keyCompromise, superseded, cessationOfOperation, privilegeWithdrawn, affiliationChanged or unspecified"}
-			}
-			return a.withDaemon(func(c *client.Client) error {
-				if err := c.Revoke(cmd.Context(), args[0], reason); err != nil {
-					return err
-				}
-				return a.show(map[string]string{"serial": args[0], "state": "revoked", "reason": reason}, func(w *tabwriter.Writer) {
-					fmt.Fprintf(w, "%s is revoked\n", args[0])
-				})
-			})
-		},
+	row(w, "lineage", dash(r.Lineage))
+	row(w, "renewed to", dash(r.Successor))
+	if r.SupersededBy != "" {
+		row(w, "replaced by", r.SupersededBy)
 	}
-	c.Flags().StringVar(&reason, "reason", "", "why (RFC 5280 5.3.1)")
-	return c
+	fmt.Fprint(w, r.PEM)
 }
 
 // inspected is a certificate as `cert inspect` shows it. Nothing of it is verified.

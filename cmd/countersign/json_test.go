@@ -83,6 +83,7 @@ func TestJSONNames(t *testing.T) {
 	show("cert", "inspect", filepath.Join(gateway, "tls.crt"))
 	show("cert", "renew", "--out", gateway)
 	show("cert", "revoke", serial, "--reason", "superseded")
+	show("cert", "revoke", "--service", "reports", "--reason", "superseded")
 	write(relayFile, show("token", "exchange", "--identity", gateway, "--subject-token", userFile, "--audience", "orders")["access_token"].(string))
 	show("token", "inspect", relayFile)
 	show("token", "verify", relayFile, "--audience", "orders")
