@@ -37,6 +37,9 @@ const (
 	CodeStopping         Code = "CS1030"
 	CodeTimeout          Code = "CS1031"
 	CodeClock            Code = "CS1032"
+	CodeTokensFrozen     Code = "CS1040"
+	CodeCertsFrozen      Code = "CS1041"
+	CodeFreezeState      Code = "CS1042"
 	CodeCSR              Code = "CS2001"
 	CodeCSRKey           Code = "CS2002"
 	CodeCSRSignature     Code = "CS2003"
@@ -208,6 +211,12 @@ func Codes() []CodeInfo {
 			"repeat; if it happens again, look at the daemon's disk and load"},
 		{CodeClock, Unavailable, oauthNotNow, "the daemon's clock leapt: nothing that carries a time is signed until it is right or confirmed",
 			"countersign clock status; set the clock right, or countersign clock confirm"},
+		{CodeTokensFrozen, Unavailable, oauthNotNow, "an admin froze tokens: none are issued until they are thawed",
+			"countersign status tells who froze them and why; countersign thaw tokens"},
+		{CodeCertsFrozen, Unavailable, "", "an admin froze certificates: none are issued until they are thawed",
+			"countersign status tells who froze them and why; countersign thaw certificates"},
+		{CodeFreezeState, Conflict, "", "it is frozen already, or is not frozen",
+			"nothing is left to do; countersign status"},
 		{CodeCSR, Invalid, "", "the certificate request can't be read",
 			"make a PKCS#10 request in PEM, with no names or only those of the policy"},
 		{CodeCSRKey, Invalid, "", "the key of the certificate request is not one that may be certified",

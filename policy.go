@@ -57,6 +57,8 @@ type Policy struct {
 	Services    []Service `json:"services"`
 	Calls       []Call    `json:"calls"`
 
+	Frozen Frozen `json:"frozen,omitzero"` // state in the store, no part of the document
+
 	issuerByURL map[string]*Issuer
 	serviceBy   map[string]*Service
 	serviceByNS map[string]*Service // by DNS name
@@ -138,6 +140,46 @@ type Disabled struct {
 	At     time.Time `json:"at"`
 }
 
+// What can be frozen.
+const (
+	FreezeTokens       = "tokens"       // every exchange, client_credentials, JWT-SVIDs
+	FreezeCertificates = "certificates" // all but the daemon's own
+	FreezeAll          = "all"
+)
+
+// Frozen is the state that `freeze` sets, like Disabled: no rollback undoes it. The zero value is nothing.
+type Frozen struct {
+	Tokens       *Disabled `json:"tokens,omitempty"`
+	Certificates *Disabled `json:"certificates,omitempty"`
+}
+
+// Same tells whether the same is frozen, by the same change.
+func (f Frozen) Same(g Frozen) bool {
+	same := func(a, b *Disabled) bool {
+		return a == b || a != nil && b != nil && a.Reason == b.Reason && a.By == b.By && a.At.Equal(b.At)
+	}
+	return same(f.Tokens, g.Tokens) && same(f.Certificates, g.Certificates)
+}
+
+// RefuseTokens is why no token may be issued now: CodeTokensFrozen, or nil.
+func (f Frozen) RefuseTokens() *Error { return f.Tokens.refuse(CodeTokensFrozen, FreezeTokens) }
+
+// RefuseCertificates is why no certificate may be issued now: CodeCertsFrozen, or nil.
+func (f Frozen) RefuseCertificates() *Error {
+	return f.Certificates.refuse(CodeCertsFrozen, FreezeCertificates)
+}
+
+func (d *Disabled) refuse(code Code, what string) *Error {
+	if d == nil {
+		return nil
+	}
+	return Errorf(code, "%s are frozen since %s by %s: %s", what, d.At.UTC().Format(time.RFC3339), d.By, d.Reason).
+		WithHint("an admin ends that: countersign thaw %s", what).After(frozenAgain)
+}
+
+// frozenAgain is when who was refused may ask again: a freeze lasts minutes or hours.
+const frozenAgain = 15 * time.Second
+
 // Call is a directed edge of the graph.
 type Call struct {
 	From    string   `json:"from"`
@@ -199,8 +241,18 @@ func (p *Policy) WithVersion(version int) *Policy {
 // WithServices is p with services in the place of its own; all else, also what [NewPolicy] does not ask for, is the same.
 func (p *Policy) WithServices(services []Service) *Policy {
 	q := NewPolicy(p.Version, p.TrustDomain, p.Issuers, services, p.Calls)
-	q.MaxHops = p.MaxHops
+	q.MaxHops, q.Frozen = p.MaxHops, p.Frozen
 	return q
+}
+
+// WithFrozen is p while f is frozen; the rest is shared.
+func (p *Policy) WithFrozen(f Frozen) *Policy {
+	if p.Frozen == f {
+		return p
+	}
+	q := *p
+	q.Frozen = f
+	return &q
 }
 
 // Issuer finds the issuer whose identifier is exactly url.

@@ -89,7 +89,7 @@ func (s *Server) status(rq *request) error {
 	return rq.answer(http.StatusOK, wire.Status{
 		Version: s.Version, Issuer: s.Issuer, URL: s.URL, TrustDomain: s.TrustDomain, Time: s.Now().UTC(),
 		Sealed: s.Keys.Sealed(), Ready: ready.Ready, Reasons: ready.Reasons,
-		PolicyVersion: current.Version, Services: len(current.Services),
+		Frozen: current.Frozen, PolicyVersion: current.Version, Services: len(current.Services),
 		Issued: authority.Issued, Denied: authority.Denied, AuditSeq: s.Audit.Head().Seq,
 	})
 }

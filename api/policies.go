@@ -187,6 +187,27 @@ func (s *Server) setDisabled(rq *request, disabled bool) error {
 	return rq.NoContent(http.StatusNoContent)
 }
 
+// freeze ends the issuing of tokens, certificates or both.
+func (s *Server) freeze(rq *request) error { return s.setFrozen(rq, true) }
+
+// thaw takes that back.
+func (s *Server) thaw(rq *request) error { return s.setFrozen(rq, false) }
+
+func (s *Server) setFrozen(rq *request, frozen bool) error {
+	var in wire.Freeze
+	if err := rq.decodeJSON(&in); err != nil {
+		return err
+	}
+	if err := checkReason(in.Reason, frozen); err != nil {
+		return countersign.Errorf(countersign.CodeParameter, "reason: %v", err)
+	}
+	after, err := s.Policy.SetFrozen(rq.Request().Context(), rq.caller, in.What, in.Reason, frozen)
+	if err != nil {
+		return err
+	}
+	return rq.answer(http.StatusOK, after)
+}
+
 func checkReason(reason string, required bool) error {
 	switch {
 	case required && strings.TrimSpace(reason) == "":

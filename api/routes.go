@@ -145,6 +145,8 @@ func routes(issuerPath string) []route {
 		{method: get, path: "/v1/callers", auth: authService, query: []string{"wait"}, handle: (*Server).callers},
 		{method: post, path: "/v1/services/:name/disable", auth: authOperator, body: smallBody, media: wire.JSON, handle: (*Server).disableService},
 		{method: post, path: "/v1/services/:name/enable", auth: authOperator, body: smallBody, media: wire.JSON, handle: (*Server).enableService},
+		{method: post, path: "/v1/freeze", auth: authAdmin, body: smallBody, media: wire.JSON, handle: (*Server).freeze},
+		{method: post, path: "/v1/thaw", auth: authAdmin, body: smallBody, media: wire.JSON, handle: (*Server).thaw},
 
 		{method: post, path: "/v1/tokens/revocations", auth: authOperator, body: smallBody, media: wire.JSON, handle: (*Server).revokeTokens},
 		{method: get, path: "/v1/tokens/revocations", auth: authViewer, query: []string{"after", "limit"}, handle: (*Server).tokenRevocations},

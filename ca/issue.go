@@ -95,6 +95,9 @@ func (a *Authority) decide(by countersign.Caller, r IssueRequest) (order, error)
 	default:
 		return o, countersign.Errorf(countersign.CodeWrongCredential, "certificates are not issued by the way of %s", by.Method)
 	}
+	if frozen := a.cfg.Policy().Frozen.RefuseCertificates(); frozen != nil {
+		return o, frozen
+	}
 	if by.ID.TrustDomain() != a.cfg.TrustDomain {
 		return o, countersign.Errorf(countersign.CodeBadCertificate, "%s is not of this trust domain", by.ID)
 	}
@@ -174,6 +177,9 @@ func (a *Authority) decideOperator(by countersign.Caller, name string, role coun
 	o := order{by: by, how: howOperator, profile: ProfileOperator, ttl: a.cfg.OperatorTTL, role: role}
 	if by.Role < countersign.RoleAdmin || role > by.Role {
 		return o, countersign.Errorf(countersign.CodeRole, "operators are added by an admin; %s has the role %s", by.Name, by.Role)
+	}
+	if frozen := a.cfg.Policy().Frozen.RefuseCertificates(); frozen != nil {
+		return o, frozen
 	}
 	if role == countersign.RoleNone || role > countersign.RoleAdmin {
 		return o, countersign.Errorf(countersign.CodeParameter, "an operator needs a role: viewer, operator or admin")

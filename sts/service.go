@@ -187,6 +187,10 @@ func (s *Service) judge(ctx context.Context, x *exchange) error {
 	if !x.add(StepClient, step) {
 		return x.trace.Err()
 	}
+	if frozen := x.policy.Frozen.RefuseTokens(); frozen != nil {
+		x.trace.Steps = append(x.trace.Steps, failed(StepClient, frozen))
+		return frozen
+	}
 	// Nothing is judged by a clock that may be wrong; the signer asks it again.
 	if err := s.cfg.Keys.Guard(); err != nil {
 		return err

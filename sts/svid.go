@@ -72,6 +72,9 @@ func (s *Service) mintSVID(p *countersign.Policy, by countersign.Caller, audienc
 	if err != nil {
 		return SVID{}, "", nil, err
 	}
+	if frozen := p.Frozen.RefuseTokens(); frozen != nil {
+		return SVID{}, "", nil, frozen
+	}
 	key, signer, err := s.cfg.Keys.Signer(keyring.SVID, algSVID)
 	if err != nil {
 		if countersign.AsError(err).Code == countersign.CodeNoKey {

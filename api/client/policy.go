@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"strconv"
 
+	"github.com/countersign/countersign"
 	"github.com/countersign/countersign/api/wire"
 )
 
@@ -87,6 +88,20 @@ func (c *Client) DisableService(ctx context.Context, name, reason string) error 
 	return c.do(ctx, call{
 		method: http.MethodPost, path: "/v1/services/" + url.PathEscape(name) + "/disable", body: wire.Reason{Reason: reason},
 	}, nil)
+}
+
+// Freeze ends the issuing of tokens, certificates or all of them. It gives what is frozen after that.
+func (c *Client) Freeze(ctx context.Context, rq wire.Freeze) (countersign.Frozen, error) {
+	var out countersign.Frozen
+	err := c.do(ctx, call{method: http.MethodPost, path: "/v1/freeze", body: rq}, &out)
+	return out, err
+}
+
+// Thaw takes that back.
+func (c *Client) Thaw(ctx context.Context, rq wire.Freeze) (countersign.Frozen, error) {
+	var out countersign.Frozen
+	err := c.do(ctx, call{method: http.MethodPost, path: "/v1/thaw", body: rq}, &out)
+	return out, err
 }
 
 // EnableService takes a service into use again.

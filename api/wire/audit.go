@@ -54,19 +54,20 @@ type AuditVerification struct {
 
 // Status is the answer to GET /v1/status.
 type Status struct {
-	Version       string    `json:"version"`
-	Issuer        string    `json:"issuer"`
-	URL           string    `json:"url,omitempty"` // where clients reach the public listener
-	TrustDomain   string    `json:"trust_domain"`
-	Time          time.Time `json:"time"` // the daemon's clock
-	Sealed        bool      `json:"sealed"`
-	Ready         bool      `json:"ready"`
-	Reasons       []string  `json:"reasons,omitempty"` // why it is not ready
-	PolicyVersion int       `json:"policy_version"`
-	Services      int       `json:"services"`
-	Issued        uint64    `json:"certificates_issued"` // since the daemon started
-	Denied        uint64    `json:"certificates_denied"` // since the daemon started
-	AuditSeq      uint64    `json:"audit_seq"`
+	Version       string             `json:"version"`
+	Issuer        string             `json:"issuer"`
+	URL           string             `json:"url,omitempty"` // where clients reach the public listener
+	TrustDomain   string             `json:"trust_domain"`
+	Time          time.Time          `json:"time"` // the daemon's clock
+	Sealed        bool               `json:"sealed"`
+	Ready         bool               `json:"ready"`
+	Reasons       []string           `json:"reasons,omitempty"` // why it is not ready
+	Frozen        countersign.Frozen `json:"frozen,omitzero"`
+	PolicyVersion int                `json:"policy_version"`
+	Services      int                `json:"services"`
+	Issued        uint64             `json:"certificates_issued"` // since the daemon started
+	Denied        uint64             `json:"certificates_denied"` // since the daemon started
+	AuditSeq      uint64             `json:"audit_seq"`
 }
 
 // Readiness is the answer to GET /readyz.

@@ -173,6 +173,12 @@ type Service struct {
 	Disabled        *countersign.Disabled `json:"disabled,omitempty"`
 }
 
+// Freeze is the body of POST /v1/freeze and /v1/thaw, whose answer is countersign.Frozen.
+type Freeze struct {
+	What   string `json:"what"`             // tokens, certificates or all
+	Reason string `json:"reason,omitempty"` // to freeze it is needed
+}
+
 // Reason is the body of POST /v1/services/{name}/disable and /enable.
 type Reason struct {
 	Reason string `json:"reason"`

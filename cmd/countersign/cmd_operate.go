@@ -341,6 +341,8 @@ func statusTable(w *tabwriter.Writer, s wire.Status) {
 	row(w, "time", s.Time.UTC().Format(time.RFC3339))
 	row(w, "ready", strconv.FormatBool(s.Ready))
 	row(w, "sealed", strconv.FormatBool(s.Sealed))
+	frozenRow(w, "tokens", s.Frozen.Tokens)
+	frozenRow(w, "certificates", s.Frozen.Certificates)
 	row(w, "policy", fmt.Sprintf("version %d, %d services", s.PolicyVersion, s.Services))
 	row(w, "certificates", fmt.Sprintf("%d issued, %d refused since the start", s.Issued, s.Denied))
 	row(w, "audit records", strconv.FormatUint(s.AuditSeq, 10))

@@ -91,6 +91,8 @@ func TestJSONNames(t *testing.T) {
 	show("token", "revoke", "--subject", "alice", "--reason", "left")
 	show("token", "revocations")
 	show("service", "disable", "reports", "--reason", "moved")
+	show("freeze", "all", "--reason", "drill")
+	show("thaw", "all")
 	show("ca", "root")
 	show("ca", "bundle")
 	show("ca", "status")

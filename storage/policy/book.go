@@ -41,6 +41,7 @@ type Book struct {
 	sum     string              // hex SHA-256 of that document; "" before the first; guarded by mu
 	baseRev storage.Rev         // of the record that says which version is the current one; guarded by mu
 	states  map[string]state    // by service; guarded by mu
+	freeze  freeze              // guarded by mu
 	waiting map[string]waiting  // by key of a record whose audit record is not durable yet; guarded by mu
 
 	current atomic.Pointer[countersign.Policy] // base and states merged
@@ -93,7 +94,7 @@ func (b *Book) Changed() <-chan struct{} {
 
 // publish puts base and states in force. b.mu is held.
 func (b *Book) publish() {
-	b.current.Store(merge(b.base, b.states))
+	b.current.Store(merge(b.base, b.states).WithFrozen(b.freeze.Frozen))
 	b.changedMu.Lock()
 	defer b.changedMu.Unlock()
 	close(b.changed)

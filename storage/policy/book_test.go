@@ -24,7 +24,7 @@ type wrapped struct {
 }
 
 func (w *wrapped) Apply(ctx context.Context, ops ...storage.Op) (storage.Rev, error) {
-	ours := ops[0].Table == currents().Name || ops[0].Table == serviceStates().Name || ops[0].Table == versions().Name
+	ours := ops[0].Table == currents().Name || ops[0].Table == serviceStates().Name || ops[0].Table == versions().Name || ops[0].Table == freezes().Name
 	if !ours || w.fail == nil {
 		return w.Store.Apply(ctx, ops...)
 	}

@@ -32,6 +32,7 @@ type waiting struct {
 func (b *Book) Run(ctx context.Context) error {
 	for {
 		policies, states := b.store.Changed(currents().Name), b.store.Changed(serviceStates().Name)
+		frozen := b.store.Changed(freezes().Name)
 		again, err := b.follow(ctx)
 		if ctx.Err() != nil {
 			return nil
@@ -48,6 +49,7 @@ func (b *Book) Run(ctx context.Context) error {
 			return nil
 		case <-policies:
 		case <-states:
+		case <-frozen:
 		case <-timer:
 		}
 	}
@@ -71,12 +73,15 @@ func (b *Book) follow(ctx context.Context) (again bool, err error) {
 // refresh makes base and states what the store has. A change that is not recorded yet is left alone for a while if
 // patient, else its record is appended first. What has changed is in force when it returns. b.mu is held.
 func (b *Book) refresh(ctx context.Context, patient bool) error {
-	base, states := b.base, b.states
+	base, states, frozen := b.base, b.states, b.freeze.Frozen
 	err := b.refreshBase(ctx, patient)
 	if err == nil {
 		err = b.refreshStates(ctx, patient)
 	}
-	if b.base != base || !maps.EqualFunc(states, b.states, sameState) {
+	if err == nil {
+		err = b.refreshFreeze(ctx, patient)
+	}
+	if b.base != base || !frozen.Same(b.freeze.Frozen) || !maps.EqualFunc(states, b.states, sameState) {
 		b.publish()
 	}
 	return err
@@ -146,8 +151,10 @@ func (b *Book) load(ctx context.Context, now pointer) (*countersign.Policy, erro
 
 func (b *Book) refreshStates(ctx context.Context, patient bool) error {
 	states, left := make(map[string]state, len(b.states)), make(map[string]waiting)
-	if w, ok := b.waiting[currentKey]; ok {
-		left[currentKey] = w
+	for _, key := range []string{currentKey, freezeKey} { // those are looked after elsewhere
+		if w, ok := b.waiting[key]; ok {
+			left[key] = w
+		}
 	}
 	for entry, err := range serviceStates().All(ctx, b.store, "") {
 		if err != nil {
