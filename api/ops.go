@@ -86,10 +86,14 @@ func (s *Server) status(rq *request) error {
 		return err
 	}
 	current, ready := s.Policy.Current(), s.readiness()
+	var issuers []wire.IssuerKeys
+	for _, keys := range s.STS.IssuerKeys() {
+		issuers = append(issuers, wire.IssuerKeys(keys))
+	}
 	return rq.answer(http.StatusOK, wire.Status{
 		Version: s.Version, Issuer: s.Issuer, URL: s.URL, TrustDomain: s.TrustDomain, Time: s.Now().UTC(),
 		Sealed: s.Keys.Sealed(), Ready: ready.Ready, Reasons: ready.Reasons,
 		Frozen: current.Frozen, PolicyVersion: current.Version, Services: len(current.Services),
-		Issued: authority.Issued, Denied: authority.Denied, AuditSeq: s.Audit.Head().Seq,
+		Issued: authority.Issued, Denied: authority.Denied, AuditSeq: s.Audit.Head().Seq, Issuers: issuers,
 	})
 }

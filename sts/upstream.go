@@ -2,6 +2,7 @@ package sts
 
 import (
 	"math"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -60,4 +61,27 @@ func (i *issuers) known(issuer *countersign.Issuer) *jwt.Remote {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	return i.remotes[sourceOf(issuer)]
+}
+
+// IssuerKeys is how the daemon stands with the keys of an issuer of the policy in force.
+type IssuerKeys struct {
+	Issuer  string    // its name in the policy
+	Pinned  bool      // they stand in the policy: nothing is fetched
+	Fetched time.Time // the last good fetch; zero: there was none
+	Failing bool      // the last fetch was no good
+}
+
+// IssuerKeys tells of every issuer of the policy in force, in its order. It asks nobody: it is what Run found.
+func (s *Service) IssuerKeys() []IssuerKeys {
+	p := s.cfg.Policy()
+	all := make([]IssuerKeys, 0, len(p.Issuers))
+	for i := range p.Issuers {
+		keys := IssuerKeys{Issuer: p.Issuers[i].Name, Pinned: p.Issuers[i].JWKS != ""}
+		if r := s.issuers.known(&p.Issuers[i]); r != nil && !keys.Pinned {
+			at, err := r.Fetched()
+			keys.Fetched, keys.Failing = at, err != nil
+		}
+		all = append(all, keys)
+	}
+	return all
 }

@@ -68,6 +68,16 @@ type Status struct {
 	Issued        uint64             `json:"certificates_issued"` // since the daemon started
 	Denied        uint64             `json:"certificates_denied"` // since the daemon started
 	AuditSeq      uint64             `json:"audit_seq"`
+
+	Issuers []IssuerKeys `json:"issuers,omitempty"` // of the policy in force
+}
+
+// IssuerKeys is how the daemon stands with the keys of an issuer of the policy in force.
+type IssuerKeys struct {
+	Issuer  string    `json:"issuer"`            // its name in the policy
+	Pinned  bool      `json:"pinned,omitempty"`  // they stand in the policy: nothing is fetched
+	Fetched time.Time `json:"fetched,omitzero"`  // the last good fetch; absent: there was none
+	Failing bool      `json:"failing,omitempty"` // the last fetch was no good
 }
 
 // Readiness is the answer to GET /readyz.

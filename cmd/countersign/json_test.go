@@ -58,6 +58,7 @@ func TestJSONNames(t *testing.T) {
 
 	show("init", "--dir", filepath.Join(work, "other"), "--trust-domain", "shop.internal")
 	show("status")
+	show("doctor", "--dir", filepath.Join(work, "other"))
 	show("policy", "apply", policy)
 	show("policy", "show")
 	show("policy", "history")

@@ -56,6 +56,7 @@ func rightUse() map[string]string {
 		"demo service":          "local",
 		"dev":                   "local",
 		"freeze":                "tokens --reason r",
+		"doctor":                "local",
 		"help":                  "local",
 		"init":                  "local",
 		"join":                  "identity JOIN --out NEW",

@@ -89,3 +89,14 @@ func cutLast(s, sep string) (before, after string, found bool) {
 	}
 	return s, "", false
 }
+
+// Probe tells whether another process has the store at path open: then it is a [*LockedError]. It changes nothing; it
+// holds the lock for an instant, which is less than [Open] waits.
+func Probe(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("open store: %w", err)
+	}
+	defer f.Close() //nolint:errcheck // only read; closing lets go of the lock
+	return lock(f, 0)
+}
