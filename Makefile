@@ -33,7 +33,7 @@ demo-chain: build ## a user's request through Java, Go and Node.js, with what ha
 test: go ## everything that decides green: lint, all tests under -race, each fuzz target for 10 s
 	@sh scripts/test-deps.sh
 	@$(MAKE) --no-print-directory lint
-	CGO_ENABLED=1 go test -race -shuffle=on -timeout 20m $(PKGS)
+	CGO_ENABLED=1 go test -race -shuffle=on -p 3 -timeout 20m $(PKGS) # three at a time: two of the packages mostly wait
 	@sh scripts/fuzz.sh 10s
 
 .PHONY: lint
