@@ -129,6 +129,9 @@ func (d *decision) carry() Step {
 }
 
 func carriable(raw json.RawMessage) bool {
+	if plainString(raw) {
+		return true
+	}
 	var value any
 	if json.Unmarshal(raw, &value) != nil {
 		return false

@@ -2,6 +2,7 @@ package sts
 
 import (
 	"encoding/base64"
+	"encoding/json"
 	"maps"
 	"slices"
 	"strconv"
@@ -105,11 +106,11 @@ func (d *subjectDetail) append(b []byte) ([]byte, error) {
 	b = appendWord(b, `,"parent":`, d.Parent)
 	b = appendWord(b, `,"sid":`, d.Session)
 	if len(d.Dropped) > 0 {
-		dropped, err := marshal(d.Dropped)
+		dropped, err := appendClaims(append(b, `,"dropped":`...), d.Dropped)
 		if err != nil {
 			return nil, err
 		}
-		b = append(append(b, `,"dropped":`...), dropped...)
+		b = dropped
 	}
 	b = appendWords(b, `,"held":`, d.Held)
 	b = appendWords(b, `,"cut":`, d.Cut)
@@ -121,6 +122,28 @@ func (d *subjectDetail) append(b []byte) ([]byte, error) {
 	}
 	b = appendWord(b, `,"may_act":`, d.MayAct)
 	return appendWord(b, `,"actor":`, d.ActedBy), nil
+}
+
+// appendClaims is marshal for claims, of which nearly all are a plain jti alone.
+func appendClaims(b []byte, claims map[string]json.RawMessage) ([]byte, error) {
+	if raw, ok := claims["jti"]; ok && len(claims) == 1 && plainString(raw) {
+		return append(append(append(b, `{"jti":`...), raw...), '}'), nil
+	}
+	all, err := marshal(claims)
+	return append(b, all...), err
+}
+
+// plainString tells whether raw is a JSON string that is written in one way only: of printable ASCII without escapes.
+func plainString(raw json.RawMessage) bool {
+	if len(raw) < 2 || raw[0] != '"' || raw[len(raw)-1] != '"' {
+		return false
+	}
+	for _, c := range raw[1 : len(raw)-1] {
+		if c < ' ' || c > '~' || c == '"' || c == '\\' {
+			return false
+		}
+	}
+	return true
 }
 
 func (a *asked) append(b []byte) []byte {

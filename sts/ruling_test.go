@@ -326,8 +326,9 @@ func TestRecordsAreWrittenAsEncodingJSONWouldWriteThem(t *testing.T) {
 			Sub:   text.Draw(t, "sub"), SubIssuer: text.Draw(t, "sub_iss"),
 			subjectDetail: subjectDetail{
 				SHA256: text.Draw(t, "sha"), Parent: text.Draw(t, "parent"), Session: text.Draw(t, "sid"),
-				Dropped: rapid.SampledFrom([]map[string]json.RawMessage{nil, {}, {"jti": []byte(`"<x>"`), "act": []byte(`{"sub": "y"}`)}}).Draw(t, "dropped"),
-				Held:    words.Draw(t, "held"), Cut: words.Draw(t, "cut"), Kind: tokenKind(text.Draw(t, "kind")), Aud: words.Draw(t, "aud"),
+				Dropped: rapid.SampledFrom([]map[string]json.RawMessage{nil, {}, {"jti": []byte(`"<x>"`), "act": []byte(`{"sub": "y"}`)},
+					{"jti": []byte(`"<x>-1_"`)}, {"jti": []byte(`"\u0041\\"`)}, {"jti": []byte(`"é"`)}, {"jti": []byte(`[ "a" ]`)}, {"cnf": []byte(`"a"`)}}).Draw(t, "dropped"),
+				Held: words.Draw(t, "held"), Cut: words.Draw(t, "cut"), Kind: tokenKind(text.Draw(t, "kind")), Aud: words.Draw(t, "aud"),
 				Passed: words.Draw(t, "passed"), MayAct: text.Draw(t, "may_act"), ActedBy: text.Draw(t, "actor"),
 				Ends: rapid.SampledFrom([]time.Time{{}, at}).Draw(t, "ends"),
 			},
@@ -342,6 +343,23 @@ func TestRecordsAreWrittenAsEncodingJSONWouldWriteThem(t *testing.T) {
 		}
 		if want, err := marshal(d); err != nil || string(got) != string(want) {
 			t.Fatalf("written:\n%s\nencoding/json:\n%s %v", got, want, err)
+		}
+	})
+}
+
+// What is taken for a plain string is one JSON string, which encoding/json would write likewise.
+func TestPlainStringsAreStrings(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		raw := []byte(rapid.OneOf(rapid.StringMatching(`"?[ -~]{0,8}"?`), rapid.String(), rapid.SampledFrom([]string{`"`, `""`, `"a"b"`, `"\"`, "\"\n\"", "\"\x7f\""})).Draw(t, "raw"))
+		if !plainString(raw) {
+			return
+		}
+		var s string
+		if err := json.Unmarshal(raw, &s); err != nil {
+			t.Fatalf("%q: %v", raw, err)
+		}
+		if again, err := marshal(s); err != nil || string(again) != string(raw) {
+			t.Fatalf("%q is written as %q %v", raw, again, err)
 		}
 	})
 }
