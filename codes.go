@@ -118,6 +118,7 @@ const (
 	CodePurpose          Code = "CS5004"
 	CodeKeyInUse         Code = "CS5005"
 	CodeKeysMany         Code = "CS5006"
+	CodeKEKPlace         Code = "CS5010"
 	CodeBusy             Code = "CS6001"
 	CodeUnknownOutcome   Code = "CS6002"
 	CodeDamaged          Code = "CS6003"
@@ -373,6 +374,8 @@ func Codes() []CodeInfo {
 			"wait as the message says, or retire with --compromised"},
 		{CodeKeysMany, Conflict, "", "as many keys verify as a key set may hold",
 			"wait until older keys expire; countersign key list"},
+		{CodeKEKPlace, Conflict, "", "the KEK's file is not where it can be replaced",
+			"the KEK must be <dir>/kek, mode 0400, in a directory that the daemon may write to"},
 		{CodeBusy, Unavailable, oauthNotNow, "the store is busy or the disk is full; nothing was changed",
 			"look at the disk; repeat as Retry-After says"},
 		{CodeUnknownOutcome, Unavailable, oauthNotNow, "it is not known whether the change was made",

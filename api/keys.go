@@ -42,6 +42,15 @@ func (s *Server) rotate(rq *request) error {
 	return rq.answer(http.StatusOK, keyPlan(plan))
 }
 
+// rotateKEK puts all keys under a new key-encryption key.
+func (s *Server) rotateKEK(rq *request) error {
+	n, err := s.Keys.RotateKEK(rq.Request().Context(), rq.caller)
+	if err != nil {
+		return err
+	}
+	return rq.answer(http.StatusOK, wire.KEKRotation{Keys: n})
+}
+
 // retire takes a key out of the published ones, before its time only if it is said to be compromised.
 func (s *Server) retire(rq *request) error {
 	var in wire.RetireRequest

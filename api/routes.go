@@ -155,6 +155,8 @@ func routes(issuerPath string) []route {
 		{method: post, path: "/v1/keys/:purpose/rotate", auth: authOperator, body: smallBody, media: wire.JSON, handle: (*Server).rotate},
 		{method: post, path: "/v1/keys/:kid/retire", auth: authAdmin, body: smallBody, media: wire.JSON, handle: (*Server).retire},
 
+		{method: post, path: "/v1/kek/rotate", auth: authAdmin, handle: (*Server).rotateKEK},
+
 		{method: get, path: "/v1/audit", auth: authViewer, query: auditParameters(), long: true, handle: (*Server).searchAudit},
 		{method: get, path: "/v1/audit/verification", auth: authViewer, long: true, handle: (*Server).verifyAudit},
 		{method: get, path: "/v1/status", auth: authViewer, handle: (*Server).status},

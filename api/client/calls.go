@@ -187,6 +187,13 @@ func (c *Client) Rotate(ctx context.Context, purpose string, rq wire.RotateReque
 	return out, err
 }
 
+// RotateKEK puts all keys under a new key-encryption key.
+func (c *Client) RotateKEK(ctx context.Context) (wire.KEKRotation, error) {
+	var out wire.KEKRotation
+	err := c.do(ctx, call{method: http.MethodPost, path: "/v1/kek/rotate"}, &out)
+	return out, err
+}
+
 // Retire takes the key kid out of the published ones, or tells what that would do.
 func (c *Client) Retire(ctx context.Context, kid string, rq wire.RetireRequest) (wire.KeyPlan, error) {
 	var out wire.KeyPlan

@@ -71,3 +71,8 @@ type JWTSVID struct {
 	SVID      string    `json:"svid"` // SPIFFE JWT-SVID, compact
 	ExpiresAt time.Time `json:"expires_at"`
 }
+
+// KEKRotation is the answer to POST /v1/kek/rotate.
+type KEKRotation struct {
+	Keys int `json:"keys"` // that were re-wrapped: all
+}

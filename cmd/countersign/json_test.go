@@ -99,6 +99,7 @@ func TestJSONNames(t *testing.T) {
 	show("ca", "status")
 	show("key", "list")
 	show("key", "rotate", "token", "--dry-run")
+	show("kek", "rotate")
 	show("clock", "status")
 	show("audit", "search", "--type", "token.issued", "--limit", "1")
 	show("audit", "verify")

@@ -149,7 +149,7 @@ func (a *app) serviceCommands() []*cobra.Command {
 }
 
 func (a *app) operatorCommands() []*cobra.Command {
-	return grouped("operate", a.policyCommand(), a.serviceCommand(), a.joinTokenCommand(), a.keyCommand(), a.freezeCommand(), a.thawCommand(), a.auditCommand(),
+	return grouped("operate", a.policyCommand(), a.serviceCommand(), a.joinTokenCommand(), a.keyCommand(), a.kekCommand(), a.freezeCommand(), a.thawCommand(), a.auditCommand(),
 		a.operatorCommand(), a.statusCommand(), a.doctorCommand(), a.clockCommand(), a.conformanceCommand())
 }
 

@@ -61,6 +61,7 @@ func rightUse() map[string]string {
 		"init":                  "local",
 		"join":                  "identity JOIN --out NEW",
 		"join-token create":     "orders",
+		"kek rotate":            "",
 		"key list":              "",
 		"key retire":            "kid",
 		"key rotate":            "token",

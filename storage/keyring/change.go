@@ -3,6 +3,7 @@ package keyring
 import (
 	"context"
 	"crypto"
+	"crypto/cipher"
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
@@ -46,6 +47,7 @@ type change struct {
 	add     []entry
 	moved   []Key
 	drop    []string
+	rewrap  *rewrap // nil: the KEK stays
 }
 
 // newEntry makes and seals a new key.
@@ -85,6 +87,12 @@ func (st state) next(c change, h head) state {
 	for _, id := range c.drop {
 		delete(entries, id)
 	}
+	if c.rewrap != nil {
+		st.check = c.rewrap.check
+		for _, e := range c.rewrap.entries {
+			entries[e.key.ID] = e
+		}
+	}
 	h.Keys = slices.Sorted(maps.Keys(entries))
 	st.head, st.entries = h, entries
 	return st
@@ -98,6 +106,11 @@ func (c change) ops(st, next state) ([]storage.Op, error) {
 	}
 	// No key is ever sealed under a KEK that is not the store's.
 	ops := []storage.Op{op, checkRecords().Check(kekKey, unchanged(st.checkRev))}
+	if c.rewrap != nil {
+		if ops, err = c.rewrap.ops(st, op); err != nil {
+			return nil, err
+		}
+	}
 	for _, e := range c.add {
 		op, err := keyRecords().Put(e.key.ID, e.record, time.Time{}, storage.Cond{Absent: true})
 		if err != nil {
@@ -132,7 +145,11 @@ func (r *Ring) commit(ctx context.Context, by countersign.Caller, st state, c ch
 	}
 	// All keys, new and old, unseal before anything is written: nothing is built on a damaged ring, and nothing can fail
 	// between Apply and the swap.
-	snap, err := r.prepare(next)
+	kek := r.kek
+	if c.rewrap != nil {
+		kek = c.rewrap.kek
+	}
+	snap, err := r.prepareWith(kek, next)
 	if err != nil {
 		return storeError(err)
 	}
@@ -150,7 +167,7 @@ func (r *Ring) commit(ctx context.Context, by countersign.Caller, st state, c ch
 	// From here on the caller's going away must not leave the change half told.
 	ctx = context.WithoutCancel(ctx)
 	if errors.Is(err, storage.ErrUnknown) {
-		snap, err = r.resolve(ctx, c.detail.Change, err)
+		snap, err = r.resolve(ctx, kek, c.detail.Change, err)
 	} else {
 		snap.state.setRev(c, rev)
 	}
@@ -172,7 +189,7 @@ func (r *Ring) commit(ctx context.Context, by countersign.Caller, st state, c ch
 }
 
 // resolve finds out whether a change of unknown outcome was made: the head tells. It never guesses.
-func (r *Ring) resolve(ctx context.Context, id string, unknown error) (*snapshot, error) {
+func (r *Ring) resolve(ctx context.Context, kek cipher.AEAD, id string, unknown error) (*snapshot, error) {
 	st, err := load(ctx, r.cfg.Store)
 	if err != nil {
 		return nil, fmt.Errorf("%w (%w)", unknown, err)
@@ -180,7 +197,7 @@ func (r *Ring) resolve(ctx context.Context, id string, unknown error) (*snapshot
 	if st.head.Change != id {
 		return nil, unknown
 	}
-	return r.prepare(st)
+	return r.prepareWith(kek, st)
 }
 
 // abandon records that c was not made, or that nobody knows, and why.
@@ -256,6 +273,12 @@ func (st *state) setRev(c change, rev storage.Rev) {
 	}
 	for _, e := range c.add {
 		set(e.key.ID)
+	}
+	if c.rewrap != nil {
+		st.checkRev = rev
+		for _, e := range c.rewrap.entries {
+			set(e.key.ID)
+		}
 	}
 }
 

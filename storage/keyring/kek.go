@@ -128,9 +128,12 @@ func WriteKEK(dir string, kek []byte) error {
 	if len(kek) != kekSize {
 		return fmt.Errorf("a KEK has %d bytes, this one has %d", kekSize, len(kek))
 	}
+	return writeKEKFile(filepath.Join(dir, kekName), kek)
+}
+
+func writeKEKFile(path string, kek []byte) error {
 	text := append(base64.StdEncoding.AppendEncode(nil, kek), '\n')
 	defer clear(text)
-	path := filepath.Join(dir, kekName)
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL|syscall.O_NOFOLLOW, 0o400)
 	if err != nil {
 		return fmt.Errorf("write the KEK: %w", err)
@@ -139,7 +142,7 @@ func WriteKEK(dir string, kek []byte) error {
 	if err := errors.Join(err, f.Chmod(0o400), f.Sync(), f.Close()); err != nil {
 		return fmt.Errorf("write the KEK: %w", errors.Join(err, os.Remove(path)))
 	}
-	return syncDir(dir)
+	return syncDir(filepath.Dir(path))
 }
 
 // syncDir makes the names in dir durable.

@@ -22,10 +22,11 @@ import (
 
 // Config is what a [Ring] stands on.
 type Config struct {
-	Store storage.Store
-	Audit *audit.Log
-	KEK   []byte           // 32 bytes, not kept, the caller may clear it; nil: sealed
-	Now   func() time.Time // nil: time.Now
+	Store  storage.Store
+	Audit  *audit.Log
+	KEK    []byte           // 32 bytes, not kept, the caller may clear it; nil: sealed
+	KEKDir string           // where [ReadKEK] read it, and where [Ring.RotateKEK] replaces it; "": it can't
+	Now    func() time.Time // nil: time.Now
 
 	Logger *slog.Logger // nil: no logs
 
@@ -192,6 +193,15 @@ func (r *Ring) adopt(ctx context.Context, st state, kek []byte) error {
 			return err
 		}
 	}
+	if !fits(aead, st.check) {
+		next, ok, err := r.finishRotation(st)
+		if err != nil {
+			return err
+		}
+		if ok {
+			aead = next
+		}
+	}
 	before := r.kek
 	r.kek = aead
 	if err := r.publish(st); err != nil {
@@ -235,13 +245,15 @@ func (r *Ring) publish(st state) error {
 
 // prepare makes the snapshot of st, all of it or none. Keys that were unsealed before are not unsealed again. r.mu is
 // held.
-func (r *Ring) prepare(st state) (*snapshot, error) {
+func (r *Ring) prepare(st state) (*snapshot, error) { return r.prepareWith(r.kek, st) }
+
+func (r *Ring) prepareWith(kek cipher.AEAD, st state) (*snapshot, error) {
 	old := r.snap.Load()
 	next := newSnapshot(st)
-	if r.kek == nil {
+	if kek == nil {
 		return next, nil
 	}
-	if !fits(r.kek, st.check) {
+	if !fits(kek, st.check) {
 		return nil, ErrKEK
 	}
 	next.signers = make(map[string]crypto.Signer, len(st.entries))
@@ -250,7 +262,7 @@ func (r *Ring) prepare(st state) (*snapshot, error) {
 			next.signers[id] = known
 			continue
 		}
-		unsealed, err := unseal(r.kek, id, e.key.Purpose, e.key.Public, e.record.Sealed)
+		unsealed, err := unseal(kek, id, e.key.Purpose, e.key.Public, e.record.Sealed)
 		if err != nil {
 			return nil, damaged("key %s: %v", id, err)
 		}

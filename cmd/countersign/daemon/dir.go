@@ -32,7 +32,7 @@ const FirstOperator = "admin"
 
 // ours are the names by which a directory is known to be taken.
 func (d Dir) ours() []string {
-	return []string{d.config(), d.database(), d.audit(), d.kek(), d.server(), d.Root(), filepath.Join(string(d), "operators")}
+	return []string{d.config(), d.database(), d.audit(), d.kek(), d.kek() + ".next", d.server(), d.Root(), filepath.Join(string(d), "operators")}
 }
 
 // taken is the first thing of ours in the directory, "" if there is none.

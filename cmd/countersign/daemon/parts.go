@@ -115,7 +115,7 @@ func (p *parts) openKeys(ctx context.Context) error {
 		return &KEKError{fmt.Errorf("read the key-encryption key: %w", err)}
 	}
 	p.keys, err = keyring.Open(ctx, keyring.Config{
-		Store: p.store, Audit: p.audit, KEK: kek, Now: p.now, Logger: p.log, Registerer: p.registry,
+		Store: p.store, Audit: p.audit, KEK: kek, KEKDir: string(p.dir), Now: p.now, Logger: p.log, Registerer: p.registry,
 		Lead: time.Duration(p.cfg.Token.Lead), RotateEvery: time.Duration(p.cfg.Token.Rotate), MaxTTL: maxTokenTTL,
 		Guard: p.clock.Guard, Upgrade: true,
 	})
