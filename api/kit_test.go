@@ -175,7 +175,7 @@ func (k *kit) assemble(o kitOptions) {
 	k.must(err)
 	authority := ca.Config{
 		Store: store, Audit: k.audit, Keys: k.ring, Policy: k.book.Current, TrustDomain: testDomain,
-		DNS: []string{"localhost", "127.0.0.1"}, Now: k.clock.now, Grace: 72 * time.Hour,
+		DNS: []string{"localhost", "127.0.0.1"}, Now: k.clock.now, Grace: 72 * time.Hour, PKI: "http://pki.shop.internal",
 	}
 	k.must(ca.Init(ctx, authority, by))
 	k.ca, err = ca.Open(ctx, authority)

@@ -40,6 +40,10 @@ type Config struct {
 	RootLead        time.Duration // from publishing a new root to signing with it; 0: the longest life of a leaf + 73 h
 	JoinTTL         time.Duration // of join tokens unless asked for; 1 min to 24 h, default 10 min
 
+	// PKI is where relying parties reach the lists of [Authority.CRL] and the issuers' certificates: http:// without a slash at
+	// the end (RFC 5280 8 wants no https there). It stands in new certificates of services and operators; "": they point nowhere.
+	PKI string
+
 	Registerer prometheus.Registerer // nil: metrics are counted and shown nowhere
 }
 
@@ -60,6 +64,11 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.Grace < 0 || c.Grace > keepExpired-day {
 		return c, fmt.Errorf("ca: Grace is %v; it may be 0 to %v", c.Grace, keepExpired-day)
+	}
+	if c.PKI != "" {
+		if err := CheckPKI(c.PKI); err != nil {
+			return c, fmt.Errorf("ca: %w", err)
+		}
 	}
 	if c.Now == nil {
 		c.Now = time.Now
@@ -99,6 +108,7 @@ type Authority struct {
 	chains  chainCache
 	judged  judged
 	flights flights
+	lists   lists
 
 	rolling sync.Mutex // one change of the authority's own certificates at a time
 	heldMu  sync.Mutex

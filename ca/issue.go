@@ -276,7 +276,7 @@ func (a *Authority) subject(o order, by issuer) (Subject, error) {
 	serial, err := newSerial()
 	return Subject{
 		ID: o.names.id, TrustDomain: a.cfg.TrustDomain, DNS: o.names.dns, IPs: o.names.ips, Key: o.csr.key,
-		Serial: serial, NotBefore: notBefore, NotAfter: notAfter, Issuer: parent,
+		Serial: serial, NotBefore: notBefore, NotAfter: notAfter, Issuer: parent, PKI: a.cfg.PKI,
 	}, err
 }
 

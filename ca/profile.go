@@ -42,6 +42,7 @@ type Subject struct {
 	NotBefore   time.Time         // whole seconds
 	NotAfter    time.Time         // whole seconds, inclusive
 	Issuer      *x509.Certificate // nil: signs itself
+	PKI         string            // the address that leaves point to, as in [Config]; "": they point nowhere
 }
 
 const maxCN = 64 // ub-common-name, RFC 5280 appendix A.1
@@ -120,6 +121,11 @@ func (p Profile) leafTemplate(t *x509util.Certificate, s Subject) error {
 		usage |= x509.KeyUsageKeyEncipherment
 	}
 	t.KeyUsage = x509util.KeyUsage(usage)
+	if s.PKI != "" && s.Issuer != nil && p != ProfileAuthority {
+		authority := hex.EncodeToString(s.Issuer.SubjectKeyId)
+		t.CRLDistributionPoints = []string{crlURL(s.PKI, authority, shardOf(s.Serial))}
+		t.IssuingCertificateURL = []string{s.PKI + "/ca/" + authority + ".cer"}
+	}
 	return nil
 }
 

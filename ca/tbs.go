@@ -14,14 +14,20 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 )
 
-// checkedTBS are the exact bytes of a TBSCertificate (RFC 5280 4.1.1.1) that have passed [checkTBS] for one issuer. Only
-// prepare makes one, only sign takes one, and sign is the only code of this package that uses a key of the authority
-// (TestOneWayToSign holds both): so nothing is signed without the check.
+// checkedBytes are exact bytes that were checked for one issuer: a TBSCertificate (RFC 5280 4.1.1.1) by [checkTBS], or a
+// TBSCertList (5.1.1.1) by checkList. Only prepare and prepareList make them, and their sign is the only code of this package
+// that uses a key of the authority (TestOneWayToSign holds both): so nothing is signed without a check.
+type checkedBytes struct {
+	raw []byte
+	key crypto.PublicKey // the issuer's
+}
+
+// checkedTBS is a certificate that may be signed.
 type checkedTBS struct {
-	raw    []byte
-	key    crypto.PublicKey // the issuer's
+	checkedBytes
 	serial string
 }
 
@@ -63,11 +69,28 @@ func prepare(p Profile, s Subject, issuerKey crypto.PublicKey) (checkedTBS, erro
 	if err := checkTBS(p, s, draft); err != nil {
 		return checkedTBS{}, fmt.Errorf("the certificate is not what was decided: %w", err)
 	}
-	return checkedTBS{raw: draft.RawTBSCertificate, key: issuerKey, serial: serialText(s.Serial)}, nil
+	return checkedTBS{checkedBytes{raw: draft.RawTBSCertificate, key: issuerKey}, serialText(s.Serial)}, nil
 }
 
-// sign signs exactly the checked bytes and hands the certificate out only if the signature fits the issuer's key.
+// sign signs a certificate and hands it out only if it holds what was checked.
 func sign(t checkedTBS, key crypto.Signer) (*x509.Certificate, error) {
+	der, err := t.sign(key)
+	if err != nil {
+		return nil, err
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, fmt.Errorf("read the certificate: %w", err)
+	}
+	if !bytes.Equal(cert.RawTBSCertificate, t.raw) {
+		return nil, errors.New("the certificate holds other bytes than were checked")
+	}
+	return cert, nil
+}
+
+// sign signs exactly the checked bytes, and gives the whole (RFC 5280 4.1 and 5.1 have one form) only if the signature fits
+// the issuer's key.
+func (t checkedBytes) sign(key crypto.Signer) ([]byte, error) {
 	digest := sha256.Sum256(t.raw)
 	signature, err := key.Sign(rand.Reader, digest[:], crypto.SHA256)
 	if err != nil {
@@ -87,16 +110,9 @@ func sign(t checkedTBS, key crypto.Signer) (*x509.Certificate, error) {
 		asn1.BitString{Bytes: signature, BitLength: len(signature) * 8},
 	})
 	if err != nil {
-		return nil, fmt.Errorf("assemble the certificate: %w", err)
+		return nil, fmt.Errorf("assemble what was signed: %w", err)
 	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		return nil, fmt.Errorf("read the certificate: %w", err)
-	}
-	if !bytes.Equal(cert.RawTBSCertificate, t.raw) {
-		return nil, errors.New("the certificate holds other bytes than were checked")
-	}
-	return cert, nil
+	return der, nil
 }
 
 var (
@@ -107,13 +123,15 @@ var (
 	oidBasicConstraints = asn1.ObjectIdentifier{2, 5, 29, 19}
 	oidAuthorityKeyID   = asn1.ObjectIdentifier{2, 5, 29, 35}
 	oidExtKeyUsage      = asn1.ObjectIdentifier{2, 5, 29, 37}
+	oidDistribution     = asn1.ObjectIdentifier{2, 5, 29, 31}
+	oidAuthorityInfo    = asn1.ObjectIdentifier{1, 3, 6, 1, 5, 5, 7, 1, 1}
 )
 
 // checkTBS holds the parsed certificate against what was decided. It shares no code with [Profile.Template]: what it
 // demands is written down a second time, on purpose.
 func checkTBS(p Profile, s Subject, c *x509.Certificate) error {
 	for _, check := range []func(Profile, Subject, *x509.Certificate) error{
-		checkFrame, checkNames, checkUsages, checkExtensions,
+		checkFrame, checkNames, checkUsages, checkPointers, checkExtensions,
 	} {
 		if err := check(p, s, c); err != nil {
 			return err
@@ -225,8 +243,35 @@ func checkUsages(p Profile, _ Subject, c *x509.Certificate) error {
 	return nil
 }
 
+// checkPointers: the list that may name this very serial, and the issuer's certificate; none without an address, and none in
+// what the authority holds itself.
+func checkPointers(p Profile, s Subject, c *x509.Certificate) error {
+	var list, issuer []string
+	if pointsSomewhere(p, s) {
+		if s.Issuer == nil || !strings.HasPrefix(s.PKI, "http://") {
+			return errors.New("pointers without an issuer, or not plain")
+		}
+		list = []string{fmt.Sprintf("%s/crl/%x/%.2s.crl", s.PKI, s.Issuer.SubjectKeyId, fmt.Sprintf("%032x", c.SerialNumber))}
+		issuer = []string{fmt.Sprintf("%s/ca/%x.cer", s.PKI, s.Issuer.SubjectKeyId)}
+	}
+	switch {
+	case !slices.Equal(c.CRLDistributionPoints, list):
+		return errors.New("CRL distribution points")
+	case !slices.Equal(c.IssuingCertificateURL, issuer):
+		return errors.New("issuer's address")
+	case len(c.OCSPServer) != 0:
+		return errors.New("OCSP responder")
+	}
+	return nil
+}
+
+// pointsSomewhere tells whether a certificate of p must have pointers: those of who is not the authority.
+func pointsSomewhere(p Profile, s Subject) bool {
+	return s.PKI != "" && (p == ProfileService || p == ProfileOperator)
+}
+
 // checkExtensions: each extension of the profile once, critical where it must be, and no other.
-func checkExtensions(p Profile, _ Subject, c *x509.Certificate) error {
+func checkExtensions(p Profile, s Subject, c *x509.Certificate) error {
 	type row struct {
 		id       asn1.ObjectIdentifier
 		critical bool
@@ -237,6 +282,9 @@ func checkExtensions(p Profile, _ Subject, c *x509.Certificate) error {
 	}
 	if !p.signs() {
 		want = append(want, row{oidExtKeyUsage, false})
+	}
+	if pointsSomewhere(p, s) {
+		want = append(want, row{oidDistribution, false}, row{oidAuthorityInfo, false})
 	}
 	if len(c.Extensions) != len(want) {
 		return fmt.Errorf("it has %d extensions and not %d", len(c.Extensions), len(want))

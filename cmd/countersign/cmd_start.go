@@ -76,7 +76,7 @@ func (a *app) serveCommand() *cobra.Command {
 	}
 	c.Flags().StringVar(&listen, "listen", "", "public address")
 	c.Flags().StringVar(&ops, "ops-listen", "", "address for health and metrics")
-	c.Flags().StringVar(&pki, "pki-listen", "", "plain HTTP address for issuer certificates (off by default)")
+	c.Flags().StringVar(&pki, "pki-listen", "", "plain HTTP address for revocation lists and issuer certificates (off by default)")
 	return c
 }
 

@@ -217,8 +217,16 @@ calls: [{from: reports, to: orders, scopes: [x], machine: [x]}]
 // TestAuthorityDocument types what docs/authority.md says, on the machine of a daemon that was just made.
 func TestAuthorityDocument(t *testing.T) {
 	script, transcripts := session(t, blocks(t, "../../docs/authority.md"))
-	i := newInstance(t, plainBinary(t))
+	pki, err := freeLoopback()
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := newInstance(t, plainBinary(t), "COUNTERSIGN_PKI_LISTEN="+pki, "COUNTERSIGN_PKI_URL=http://"+pki)
+	i.apply(t, "trust_domain: shop.internal\nservices: [{name: orders}]\n")
 	work, out := t.TempDir(), t.TempDir()
+	if err := os.Symlink(i.join(t, "orders"), filepath.Join(work, "orders")); err != nil {
+		t.Fatal(err)
+	}
 	if err := os.Symlink(plainBinary(t), filepath.Join(work, "countersign")); err != nil {
 		t.Fatal(err)
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/countersign/countersign"
+	"github.com/countersign/countersign/ca"
 )
 
 // Config is the daemon's configuration, as `countersign.yaml` and the environment give it. Keys are one word a level;
@@ -38,9 +39,10 @@ type OpsConfig struct {
 	Listen string `yaml:"listen" mapstructure:"listen"`
 }
 
-// PKIConfig is the plain HTTP listener for issuer certificates; "" is off.
+// PKIConfig is the plain HTTP listener for revocation lists and issuer certificates; "" is off.
 type PKIConfig struct {
 	Listen string `yaml:"listen" mapstructure:"listen"`
+	URL    string `yaml:"url" mapstructure:"url"` // http://, where others reach it: certificates point there
 }
 
 // TLSConfig adds a certificate that public clients trust, served for its own names; the daemon's own serves all others.
@@ -245,6 +247,14 @@ func (c Config) validateCombinations() []Problem {
 	}
 	if (c.TLS.Cert == "") != (c.TLS.Key == "") {
 		add("tls.cert", "tls.cert and tls.key go together")
+	}
+	if c.PKI.URL != "" {
+		if err := ca.CheckPKI(c.PKI.URL); err != nil {
+			add("pki.url", err.Error())
+		}
+		if c.PKI.Listen == "" {
+			add("pki.url", "needs pki.listen: certificates would point to what nobody serves")
+		}
 	}
 	if !slices.Contains([]string{"1.2", "1.3"}, c.TLS.Min) {
 		add("tls.min", `must be "1.3" or "1.2"`)

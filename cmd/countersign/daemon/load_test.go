@@ -54,7 +54,7 @@ func TestPrecedence(t *testing.T) {
 func TestEnvironmentReachesEveryKey(t *testing.T) {
 	values := map[string]string{
 		"domain": "other.internal", "issuer": "https://other.internal", "listen": ":1", "dns": "one.example", "proxies": "10.0.0.1/32",
-		"ops.listen": ":2", "pki.listen": ":3", "tls.cert": "/c", "tls.key": "/k", "tls.proxies": "proxy=xfcc", "tls.min": "1.2", "token.lead": "20m",
+		"ops.listen": ":2", "pki.listen": ":3", "pki.url": "http://pki.internal", "tls.cert": "/c", "tls.key": "/k", "tls.proxies": "proxy=xfcc", "tls.min": "1.2", "token.lead": "20m",
 		"token.rotate": "3d", "certificate.ttl": "1h", "certificate.operator": "2h", "certificate.server": "3h", "certificate.grace": "5h", "ca.root": "100d",
 		"ca.intermediate": "50d", "ca.lead": "20d", "join.ttl": "2m", "audit.segment": "2MiB", "audit.reserve": "3MiB", "audit.keep": "5d",
 		"limits.identity": "1", "limits.address": "2", "limits.connections": "3", "limits.perhost": "4", "log.level": "debug", "log.format": "json",
@@ -149,6 +149,8 @@ func TestFaults(t *testing.T) {
 		"TLS proxy, two headers":          {minimal + "tls: {proxies: [{name: edge, header: xfcc}, {name: edge, header: client-cert}]}\n", "edge stands there twice"},
 		"TLS proxy, unknown key":          {minimal + "tls: {proxies: [{name: edge, haeder: xfcc}]}\n", "tls.proxies.haeder: there is no such key; did you mean tls.proxies.header?"},
 		"cert without key":                {minimal + "tls: {cert: a.pem}\n", "tls.cert and tls.key go together"},
+		"pki.url without listener":        {minimal + "pki: {url: http://pki.internal}\n", "pki.url: needs pki.listen"},
+		"pki.url with TLS":                {minimal + "pki: {listen: \":1\", url: https://pki.internal}\n", "must be an http:// URL"},
 		"old TLS":                         {minimal + "tls: {min: \"1.1\"}\n", `must be "1.3" or "1.2"`},
 	} {
 		t.Run(name, func(t *testing.T) {

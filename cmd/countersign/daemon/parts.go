@@ -152,7 +152,7 @@ func (p *parts) caConfig() ca.Config {
 		ServerTTL: time.Duration(p.cfg.Certificate.Server), JoinTTL: time.Duration(p.cfg.Join.TTL),
 		IntermediateTTL: time.Duration(p.cfg.CA.Intermediate), RootTTL: time.Duration(p.cfg.CA.Root),
 		Grace:    time.Duration(p.cfg.Certificate.Grace),
-		RootLead: time.Duration(p.cfg.CA.Lead),
+		RootLead: time.Duration(p.cfg.CA.Lead), PKI: p.cfg.PKI.URL,
 	}
 }
 

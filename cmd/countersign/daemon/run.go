@@ -210,9 +210,13 @@ func (d *Daemon) Run(ctx context.Context) error {
 	}
 	loops, stop := context.WithCancel(context.WithoutCancel(ctx))
 	group, running := errgroup.WithContext(loops)
-	for _, loop := range []func(context.Context) error{
+	work := []func(context.Context) error{
 		d.keys.Run, d.book.Run, d.ca.Run, d.sts.Run, d.sts.FollowRevocations, d.keepServer, d.keepUnsealed, d.keepClock,
-	} {
+	}
+	if d.cfg.PKI.Listen != "" {
+		work = append(work, d.ca.PublishCRLs)
+	}
+	for _, loop := range work {
 		group.Go(func() error { return loop(running) })
 	}
 	for _, l := range d.listeners {
