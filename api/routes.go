@@ -125,7 +125,7 @@ func routes(issuerPath string) []route {
 		{method: get, path: "/v1/certificates", auth: authViewer, query: []string{"service", "state", "after", "limit"}, handle: (*Server).certificates},
 		{method: get, path: "/v1/certificates/:serial", auth: authViewer, handle: (*Server).certificate},
 		{method: post, path: "/v1/certificates/:serial/revoke", auth: authServiceOrOperator, body: smallBody, media: wire.JSON, handle: (*Server).revoke},
-		{method: post, path: "/v1/certificates/revocations", auth: authOperator, body: smallBody, media: wire.JSON, long: true, handle: (*Server).revokeMany},
+		{method: post, path: "/v1/revocations", auth: authOperator, body: smallBody, media: wire.JSON, long: true, handle: (*Server).revokeMany},
 		{method: post, path: "/v1/jwt-svid", auth: authService, body: smallBody, media: wire.JSON, handle: (*Server).jwtSVID},
 		{method: post, path: "/v1/join-tokens", auth: authOperator, body: smallBody, media: wire.JSON, handle: (*Server).createJoinToken},
 		{method: post, path: "/v1/operators", auth: authAdmin, body: csrBody, media: wire.JSON, handle: (*Server).addOperator},

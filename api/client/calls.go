@@ -67,7 +67,7 @@ func (c *Client) Revoke(ctx context.Context, serial, reason string) error {
 // RevokeMany revokes a lineage, all live lineages of a service, or a key.
 func (c *Client) RevokeMany(ctx context.Context, rq wire.Revocations) (wire.RevokedLineages, error) {
 	var out wire.RevokedLineages
-	err := c.do(ctx, call{method: http.MethodPost, path: "/v1/certificates/revocations", body: rq, long: true}, &out)
+	err := c.do(ctx, call{method: http.MethodPost, path: "/v1/revocations", body: rq, long: true}, &out)
 	return out, err
 }
 

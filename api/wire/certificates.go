@@ -59,7 +59,7 @@ type Revocation struct {
 	Reason string `json:"reason"` // an RFC 5280 5.3.1 name; "unspecified" is one
 }
 
-// Revocations is the body of POST /v1/certificates/revocations: exactly one of lineage, service and key, and the reason.
+// Revocations is the body of POST /v1/revocations: exactly one of lineage, service and key, and the reason.
 type Revocations struct {
 	Lineage string `json:"lineage,omitempty"` // the serial of the enrolment
 	Service string `json:"service,omitempty"` // its name: all its live lineages
