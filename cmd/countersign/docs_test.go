@@ -222,9 +222,9 @@ func TestAuthorityDocument(t *testing.T) {
 		t.Fatal(err)
 	}
 	i := newInstance(t, plainBinary(t), "COUNTERSIGN_PKI_LISTEN="+pki, "COUNTERSIGN_PKI_URL=http://"+pki)
-	i.apply(t, "trust_domain: shop.internal\nservices: [{name: orders}]\n")
+	i.apply(t, "trust_domain: shop.internal\nservices: [{name: reports}]\n")
 	work, out := t.TempDir(), t.TempDir()
-	if err := os.Symlink(i.join(t, "orders"), filepath.Join(work, "orders")); err != nil {
+	if err := os.Symlink(i.join(t, "reports"), filepath.Join(work, "reports")); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Symlink(plainBinary(t), filepath.Join(work, "countersign")); err != nil {
