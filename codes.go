@@ -125,6 +125,7 @@ const (
 	CodeAudit            Code = "CS6010"
 	CodeAuditFull        Code = "CS6011"
 	CodeAuditQuery       Code = "CS6012"
+	CodeBackupRunning    Code = "CS6020"
 	CodeRelayNoToken     Code = "CS7001"
 	CodeRelayToken       Code = "CS7002"
 	CodeRelayTwo         Code = "CS7003"
@@ -388,6 +389,8 @@ func Codes() []CodeInfo {
 			"repeat as Retry-After says"},
 		{CodeAuditQuery, Invalid, "", "the audit query can't be read",
 			"mend the parameter that the message names"},
+		{CodeBackupRunning, Conflict, "", "another backup is being made",
+			"wait until it is done"},
 		{CodeRelayNoToken, Unauthenticated, "", "the request has no token, and the relay takes none without",
 			"send the token of a user or the relay token in one Authorization header"},
 		{CodeRelayToken, Unauthenticated, "", "the token is not one that is taken here, or no longer",

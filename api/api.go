@@ -55,6 +55,7 @@ type Config struct {
 	Now      func() time.Time     // nil: time.Now
 	Ready    func() error         // a further reason not to be ready; may be nil
 	Clock    Clock                // nil: the clock is not guarded, and /v1/clock is not found
+	Backup   Backup               // nil: there is none to be had, and /v1/backup is not found
 }
 
 // Server makes the handlers of the listeners. It starts no goroutine.

@@ -160,6 +160,7 @@ func routes(issuerPath string) []route {
 		{method: get, path: "/v1/audit", auth: authViewer, query: auditParameters(), long: true, handle: (*Server).searchAudit},
 		{method: get, path: "/v1/audit/verification", auth: authViewer, long: true, handle: (*Server).verifyAudit},
 		{method: get, path: "/v1/status", auth: authViewer, handle: (*Server).status},
+		{method: post, path: "/v1/backup", auth: authAdmin, long: true, handle: (*Server).backup},
 		{method: get, path: "/v1/clock", auth: authViewer, handle: (*Server).clock},
 		{method: post, path: "/v1/clock/confirm", auth: authAdmin, body: smallBody, media: wire.JSON, handle: (*Server).confirmClock},
 	}

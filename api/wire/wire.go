@@ -17,6 +17,7 @@ const (
 	YAML    = "application/yaml" // RFC 9512
 	Form    = "application/x-www-form-urlencoded"
 	PEM     = "application/x-pem-file"
+	Archive = "application/vnd.countersign.backup"
 	JWT     = "application/jwt"          // RFC 7519 10.3.1
 	JWKSet  = "application/jwk-set+json" // RFC 7517 8.5.2
 )

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -234,6 +235,20 @@ func TestAuthorityDocument(t *testing.T) {
 	compare(t, "docs/authority.md", out, transcripts)
 }
 
+// TestBackupDocument types what docs/backup.md says, on the machine of a daemon at work.
+func TestBackupDocument(t *testing.T) {
+	script, transcripts := session(t, blocks(t, "../../docs/backup.md"))
+	i := newInstance(t, plainBinary(t))
+	i.apply(t, "trust_domain: shop.internal\nservices: [{name: orders}]\n")
+	orders := i.join(t, "orders")
+	work, out := t.TempDir(), t.TempDir()
+	if err := errors.Join(os.Symlink(plainBinary(t), filepath.Join(work, "countersign")), os.Symlink(orders, filepath.Join(work, "orders"))); err != nil {
+		t.Fatal(err)
+	}
+	runSession(t, work, script, "OUT="+out, "COUNTERSIGN_DIR="+i.dir, "PATH="+work+":"+os.Getenv("PATH"))
+	compare(t, "docs/backup.md", out, transcripts)
+}
+
 // runSession runs a script in a process group of its own, and ends all that it started.
 func runSession(t *testing.T, dir, script string, env ...string) {
 	t.Helper()
@@ -272,6 +287,7 @@ func TestDocuments(t *testing.T) {
 	typed := map[string]string{ // documents whose blocks have a test of their own
 		"agent.md":        "TestAgentDocument",
 		"authority.md":    "TestAuthorityDocument",
+		"backup.md":       "TestBackupDocument",
 		"chain.md":        "TestChain and TestDocument of examples/chain",
 		"clients.md":      "TestClientsDocument",
 		"conformance.md":  "TestConformanceDocument",

@@ -78,6 +78,7 @@ func explainStart(err error) *failure {
 		shared  *daemon.SharedDirError
 		long    *daemon.SocketPathError
 		kek     *daemon.KEKError
+		archive *daemon.ArchiveError
 	)
 	switch {
 	case errors.As(err, &fatal):
@@ -87,6 +88,9 @@ func explainStart(err error) *failure {
 		return explainConfig(config)
 	case errors.As(err, &used):
 		return explainUsed(used)
+	case errors.As(err, &archive):
+		return &failure{Exit: exitLocal, What: "the backup can't be used", Why: archive.Msg, err: err,
+			Next: "take another one; nothing was written for good"}
 	case errors.As(err, &locked):
 		return &failure{Exit: exitLocal, What: "another countersign uses this directory", Why: locked.Error(), err: err,
 			Next: "stop that one first, or choose another --dir"}

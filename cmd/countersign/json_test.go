@@ -59,6 +59,8 @@ func TestJSONNames(t *testing.T) {
 	show("init", "--dir", filepath.Join(work, "other"), "--trust-domain", "shop.internal")
 	show("status")
 	show("doctor", "--dir", filepath.Join(work, "other"))
+	show("backup", filepath.Join(work, "backup"))
+	show("restore", filepath.Join(work, "backup"), "--dir", filepath.Join(work, "restored"))
 	show("policy", "apply", policy)
 	show("policy", "show")
 	show("policy", "history")

@@ -3,7 +3,9 @@ package daemon
 import (
 	"cmp"
 	"crypto/x509"
+	"errors"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strings"
 	"time"
@@ -139,6 +141,9 @@ func life(cert *x509.Certificate) time.Duration { return cert.NotAfter.Sub(cert.
 
 func (f Facts) ownCertificate() Finding {
 	const check = "own certificate"
+	if errors.Is(f.OwnErr, fs.ErrNotExist) && f.Live == nil { // a restored directory before its first start
+		return Finding{check, FindingAdvice, "there is none yet", "the daemon issues itself one when it starts with its key-encryption key"}
+	}
 	if f.OwnErr != nil || len(f.Own) == 0 {
 		return Finding{check, FindingWrong, fmt.Sprint("it can't be read: ", f.OwnErr),
 			"a daemon that has its key-encryption key issues itself a new one if the directory server is absent: start it"}
@@ -284,7 +289,7 @@ func (f Facts) chain() Finding {
 	case f.Live != nil: // a running log holds head and store together; whether it can be written is part of being ready
 		return Finding{Check: check, State: FindingOK, What: fmt.Sprintf("the running daemon is at record %d; countersign audit verify reads all of it", f.Live.Status.AuditSeq)}
 	case f.Audit != nil:
-		return Finding{check, FindingWrong, f.Audit.Error(), "keep a copy of the whole directory as it is; then restore database and audit log from one backup"}
+		return Finding{check, FindingWrong, f.Audit.Error(), "keep a copy of the whole directory as it is; then restore database and audit log from one backup (docs/backup.md)"}
 	case !f.AuditSeen:
 		return Finding{check, FindingUnknown, "the database could not be opened: " + cmp.Or(fmt.Sprint(f.Lock), "-"), "mend that first"}
 	}

@@ -87,7 +87,7 @@ func (d *Daemon) openAPI(context.Context) error {
 	server, err := api.New(api.Config{
 		CA: d.ca, STS: d.sts, Policy: d.book, Keys: d.keys, Audit: d.audit, Proxies: d.proxies, TLSProxies: terminators, Issuer: d.cfg.Issuer,
 		TrustDomain: d.cfg.Domain, URL: d.serverURL(), Version: d.version, Logger: d.log, Registry: d.registry, Now: d.now,
-		Limits: d.limits(), Clock: clockAPI{d.parts},
+		Limits: d.limits(), Clock: clockAPI{d.parts}, Backup: &backupAPI{parts: d.parts},
 	})
 	d.api = server
 	return err
