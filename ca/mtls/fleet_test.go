@@ -177,7 +177,7 @@ func TestFleetReturns(t *testing.T) {
 		lifetimes float64
 		size      int
 		peak      bool
-	}{{0.5, 100, false}, {1, 100, false}, {3, 1000, true}, {10, 100, false}} {
+	}{{0.5, 1000, true}, {1, 100, false}, {3, 1000, true}, {10, 100, false}} {
 		t.Run(fmt.Sprintf("%d, gone for %v lifetimes", c.size, c.lifetimes), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				k := &kit{TB: t, now: time.Now}

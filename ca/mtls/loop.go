@@ -163,10 +163,11 @@ func (s *Source) failed(err error) error {
 	if named := busyFor(err); named > 0 {
 		s.state.waits = afterBusy(named, left, random())
 	} else {
+		first := unhurried(left)
 		if s.cur == nil { // the first certificate: somebody waits for it, so it begins with a second
-			left = longRetry
+			left, first = longRetry, firstRetry
 		}
-		s.state.waits = retry(s.state.waits, left, random(), random())
+		s.state.waits = retry(s.state.waits, left, first, random(), random())
 	}
 	s.state.retryAt = now.Add(s.state.waits)
 	s.state.lastErr = err

@@ -61,15 +61,19 @@ func unit(serial string) float64 {
 	return float64(binary.BigEndian.Uint64(sum[:8])>>11) / (1 << 53)
 }
 
-// retry is how long to wait after a failure: decorrelated jitter, from 1 s to min(5 min, left/20), where left is the
+// unhurried is the first wait of who has a certificate with left to go: the quick tries of a whole fleet, each a second after
+// its first failure, would all come in the second in which the authority returns.
+func unhurried(left time.Duration) time.Duration { return min(max(left/2, firstRetry), slowLeast) }
+
+// retry is how long to wait after a failure: decorrelated jitter, from first to min(5 min, left/20), where left is the
 // certificate's remaining life, but at least to a time between slowLeast and slowMost, which is the wait when left is 0 or
 // less. u and v are uniform in [0, 1), last is the wait before (0: none).
-func retry(last, left time.Duration, u, v float64) time.Duration {
+func retry(last, left, first time.Duration, u, v float64) time.Duration {
 	slow := slowLeast + part(slowMost-slowLeast, v)
 	if left <= 0 {
 		return slow
 	}
-	next := firstRetry + part(3*max(last, firstRetry)-firstRetry, u)
+	next := first + part(3*max(last, first)-first, u)
 	return min(next, longRetry, max(left/emergencyPart, slow))
 }
 

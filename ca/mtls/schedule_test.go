@@ -45,7 +45,8 @@ func TestRetryHolds(t *testing.T) {
 		u, v := rapid.Float64Range(0, 0.999999).Draw(t, "u"), rapid.Float64Range(0, 0.999999).Draw(t, "v")
 		left := time.Duration(rapid.Int64Range(-int64(time.Hour), int64(90*24*time.Hour)).Draw(t, "left"))
 		last := time.Duration(rapid.Int64Range(0, int64(longRetry)).Draw(t, "last"))
-		got := retry(last, left, u, v)
+		first := rapid.SampledFrom([]time.Duration{firstRetry, unhurried(left)}).Draw(t, "first")
+		got := retry(last, left, first, u, v)
 		switch {
 		case got < firstRetry, got > longRetry:
 			t.Fatalf("%s is outside of 1 s to 5 min", got)
@@ -53,7 +54,7 @@ func TestRetryHolds(t *testing.T) {
 			t.Fatalf("%s, when the certificate is over", got)
 		case got > max(left/emergencyPart, slowMost):
 			t.Fatalf("%s, when %s are left", got, left)
-		case last == 0 && left > 0 && got > 3*firstRetry:
+		case last == 0 && left > 0 && got > 3*first:
 			t.Fatalf("the first retry is after %s", got)
 		}
 		named := time.Duration(rapid.Int64Range(int64(time.Second), int64(24*time.Hour)).Draw(t, "named"))
