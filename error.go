@@ -3,6 +3,7 @@ package countersign
 import (
 	"errors"
 	"fmt"
+	"net/http"
 	"time"
 )
 
@@ -21,6 +22,30 @@ const (
 	Limited     // too often; RetryAfter says when again
 	Unavailable // not now: sealed, full, stopping; RetryAfter says when again
 )
+
+// HTTPStatus is the status of an answer about an error of this kind (RFC 9110 15; 429: RFC 6585 4), unless its code has one of
+// its own. The daemon and the relay each turn errors into answers in one place, by this.
+func (k Kind) HTTPStatus() int {
+	switch k {
+	case Invalid:
+		return http.StatusBadRequest
+	case Unauthenticated:
+		return http.StatusUnauthorized
+	case Denied:
+		return http.StatusForbidden
+	case NotFound:
+		return http.StatusNotFound
+	case Conflict:
+		return http.StatusConflict
+	case TooLarge:
+		return http.StatusRequestEntityTooLarge
+	case Limited:
+		return http.StatusTooManyRequests
+	case Unavailable:
+		return http.StatusServiceUnavailable
+	}
+	return http.StatusInternalServerError
+}
 
 // Error is what domain packages return for everything that a caller may be told. Msg and Hint may be shown; Err is only
 // logged. A Msg never holds a token, a key or a join token.

@@ -27,25 +27,7 @@ func statusOf(kind countersign.Kind, code countersign.Code) int {
 	case countersign.CodeContentType:
 		return http.StatusUnsupportedMediaType
 	}
-	switch kind {
-	case countersign.Invalid:
-		return http.StatusBadRequest
-	case countersign.Unauthenticated:
-		return http.StatusUnauthorized
-	case countersign.Denied:
-		return http.StatusForbidden
-	case countersign.NotFound:
-		return http.StatusNotFound
-	case countersign.Conflict:
-		return http.StatusConflict
-	case countersign.TooLarge:
-		return http.StatusRequestEntityTooLarge
-	case countersign.Limited:
-		return http.StatusTooManyRequests
-	case countersign.Unavailable:
-		return http.StatusServiceUnavailable
-	}
-	return http.StatusInternalServerError
+	return kind.HTTPStatus()
 }
 
 // oauthStatus is the status at an OAuth endpoint (RFC 6749 5.2): 401 for invalid_client and 400 for the rest, but for

@@ -65,25 +65,7 @@ func StatusOf(e *countersign.Error) int {
 	case countersign.CodeRelayStalled:
 		return http.StatusRequestTimeout
 	}
-	switch e.Kind {
-	case countersign.Invalid:
-		return http.StatusBadRequest
-	case countersign.Unauthenticated:
-		return http.StatusUnauthorized
-	case countersign.Denied:
-		return http.StatusForbidden
-	case countersign.NotFound:
-		return http.StatusNotFound
-	case countersign.Conflict:
-		return http.StatusConflict
-	case countersign.TooLarge:
-		return http.StatusRequestEntityTooLarge
-	case countersign.Limited:
-		return http.StatusTooManyRequests
-	case countersign.Unavailable:
-		return http.StatusServiceUnavailable
-	}
-	return http.StatusInternalServerError
+	return e.Kind.HTTPStatus()
 }
 
 // Refuse answers with err and says in log and metrics why. Headers that the refusal needs beside (Allow, WWW-Authenticate)
