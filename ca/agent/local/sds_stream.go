@@ -1,6 +1,7 @@
 package local
 
 import (
+	"context"
 	"errors"
 	"io"
 	"maps"
@@ -21,28 +22,38 @@ func (d *secrets) StreamSecrets(stream secret.SecretDiscoveryService_StreamSecre
 	if err != nil {
 		return err
 	}
-	requests, failed := receive(ctx, stream.Recv)
 	state := sotw{}
+	return follow(ctx, id, stream.Recv, stream.Send, state.next, func(rq *discovery.DiscoveryRequest) error {
+		if err := checkSubscription(rq.GetTypeUrl(), rq.GetResourceNames()); err != nil {
+			return err
+		}
+		if refused := state.take(rq); refused != "" {
+			d.server.log.Warn("local API: Envoy refused secrets", "identity", id.name, "version", refused, "code", rq.GetErrorDetail().GetCode())
+		}
+		return nil
+	})
+}
+
+// follow is the life of a stream of either protocol: each request is minded by take, and whenever something may have changed
+// next says what is to be sent; nil: nothing.
+func follow[Request, Response any](ctx context.Context, id *served, recv func() (*Request, error), send func(*Response) error,
+	next func(*identity.Identity) (*Response, error), take func(*Request) error) error {
+	requests, failed := receive(ctx, recv)
 	for {
 		changed := id.source.Changed()
 		if now, err := id.source.Identity(); err == nil {
-			response, err := state.next(now)
+			response, err := next(now)
+			if err == nil && response != nil {
+				err = send(response)
+			}
 			if err != nil {
 				return err
-			}
-			if response != nil {
-				if err := stream.Send(response); err != nil {
-					return err
-				}
 			}
 		}
 		select {
 		case rq := <-requests:
-			if err := checkSubscription(rq.GetTypeUrl(), rq.GetResourceNames()); err != nil {
+			if err := take(rq); err != nil {
 				return err
-			}
-			if refused := state.take(rq); refused != "" {
-				d.server.log.Warn("local API: Envoy refused secrets", "identity", id.name, "version", refused, "code", rq.GetErrorDetail().GetCode())
 			}
 		case err := <-failed:
 			return streamEnd(err)
@@ -108,41 +119,19 @@ func (d *secrets) DeltaSecrets(stream secret.SecretDiscoveryService_DeltaSecrets
 	if err != nil {
 		return err
 	}
-	requests, failed := receive(ctx, stream.Recv)
 	state := delta{}
-	for {
-		changed := id.source.Changed()
-		if now, err := id.source.Identity(); err == nil {
-			response, err := state.next(now)
-			if err != nil {
-				return err
-			}
-			if response != nil {
-				if err := stream.Send(response); err != nil {
-					return err
-				}
-			}
+	return follow(ctx, id, stream.Recv, stream.Send, state.next, func(rq *discovery.DeltaDiscoveryRequest) error {
+		if err := checkSubscription(rq.GetTypeUrl(), slices.Concat(rq.GetResourceNamesSubscribe(), rq.GetResourceNamesUnsubscribe())); err != nil {
+			return err
 		}
-		select {
-		case rq := <-requests:
-			if err := checkSubscription(rq.GetTypeUrl(), slices.Concat(rq.GetResourceNamesSubscribe(), rq.GetResourceNamesUnsubscribe())); err != nil {
-				return err
-			}
-			if err := state.take(rq); err != nil {
-				return err
-			}
-			if rq.GetErrorDetail() != nil {
-				d.server.log.Warn("local API: Envoy refused secrets", "identity", id.name, "code", rq.GetErrorDetail().GetCode())
-			}
-		case err := <-failed:
-			return streamEnd(err)
-		case <-changed:
-		case <-id.stopping:
-			return stopped()
-		case <-ctx.Done():
-			return ended(ctx)
+		if err := state.take(rq); err != nil {
+			return err
 		}
-	}
+		if rq.GetErrorDetail() != nil {
+			d.server.log.Warn("local API: Envoy refused secrets", "identity", id.name, "code", rq.GetErrorDetail().GetCode())
+		}
+		return nil
+	})
 }
 
 // delta is the state of one incremental stream. Its decisions are pure.
