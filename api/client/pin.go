@@ -24,11 +24,18 @@ var ErrNotAuthority = errors.New("this is not the authority that made this token
 // host name, EKU, times, and, beyond that, that the leaf is the authority's own. It runs before any byte of ours is
 // sent, also for TLS 1.3, and a connection that it refuses is closed.
 func PinnedTLS(j JoinString) *tls.Config {
+	config := verifiedBy(func(state tls.ConnectionState) error { return verifyPinned(state, j) })
+	config.ServerName = j.Host
+	return config
+}
+
+// verifiedBy is a config with which verify alone says whether the server is who it must be: all that crypto/tls would have
+// verified, and more. It runs in each handshake before any byte of ours is sent.
+func verifiedBy(verify func(tls.ConnectionState) error) *tls.Config {
 	return &tls.Config{
 		MinVersion:         tls.VersionTLS13,
-		ServerName:         j.Host,
 		InsecureSkipVerify: true, // replaced, not skipped: see VerifyConnection
-		VerifyConnection:   func(state tls.ConnectionState) error { return verifyPinned(state, j) },
+		VerifyConnection:   verify,
 	}
 }
 
@@ -74,21 +81,18 @@ func RootsTLS(roots func() (*x509.CertPool, error), now func() time.Time, furthe
 	if now == nil {
 		now = time.Now
 	}
-	return &tls.Config{
-		MinVersion:         tls.VersionTLS13,
-		InsecureSkipVerify: true, // replaced, not skipped: see VerifyConnection
-		Time:               now,
-		VerifyConnection: func(state tls.ConnectionState) error {
-			pool, err := roots()
-			if err != nil {
-				return err
-			}
-			if state.VerifiedChains, err = verifyServer(state, pool, now()); err != nil {
-				return err
-			}
-			return further(state)
-		},
-	}
+	config := verifiedBy(func(state tls.ConnectionState) error {
+		pool, err := roots()
+		if err != nil {
+			return err
+		}
+		if state.VerifiedChains, err = verifyServer(state, pool, now()); err != nil {
+			return err
+		}
+		return further(state)
+	})
+	config.Time = now
+	return config
 }
 
 // verifyServer verifies the chain of a server as crypto/tls does. A nil pool would mean the system's roots, so it is refused.
