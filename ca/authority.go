@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -149,6 +150,9 @@ func (a *Authority) reload(ctx context.Context) error {
 	s, err := loadIssuers(ctx, a.cfg)
 	if err != nil {
 		return err
+	}
+	if old := a.issuers.Load(); old != nil && slices.EqualFunc(old.all, s.all, sameIssuer) {
+		return nil
 	}
 	a.issuers.Store(s)
 	a.chains.clear() // what was verified may have hung on one that is retired

@@ -46,6 +46,9 @@ type issuer struct {
 	rev    storage.Rev
 }
 
+// sameIssuer tells whether two readings found one record unchanged.
+func sameIssuer(x, y issuer) bool { return x.serial == y.serial && x.rev == y.rev }
+
 // issuers are all that are recorded, oldest first. They are read only: who changes something makes new ones.
 type issuers struct{ all []issuer }
 
