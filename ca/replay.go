@@ -48,6 +48,9 @@ func (a *Authority) Replay(ctx context.Context, by countersign.Caller, after uin
 		count, n := &done.Revoked, 1
 		switch r.Type {
 		case eventBlocked:
+			if a.blocked(ctx, r.Subject) { // by its intent, or by what blocked several
+				continue
+			}
 			count, err = &done.Blocked, a.block(ctx, by, r.Subject, detail.Reason, "it was before the store was restored")
 		case eventRevokedMany:
 			count = &done.Blocked
@@ -65,4 +68,10 @@ func (a *Authority) Replay(ctx context.Context, by countersign.Caller, after uin
 		}
 	}
 	return done, nil
+}
+
+// blocked tells whether a lineage is known to be blocked.
+func (a *Authority) blocked(ctx context.Context, lineage string) bool {
+	entry, err := lineagesTable().Get(ctx, a.cfg.Store, lineage)
+	return err == nil && !entry.Value.Blocked.IsZero()
 }
