@@ -51,6 +51,7 @@ func walls() map[string][]string {
 		"cmd/countersign/bench":  {"*"},
 		"cmd/countersign/local":  {"*"},
 
+		"examples/spring":          {},
 		"examples/chain":           {".", "ca/identity", "cmd/countersign/local"}, // all else it does as its reader would: by the command line
 		"examples/chain/inventory": {"ca/mtls", "sts/verify"},                     // the SDK is enough
 
