@@ -73,10 +73,11 @@ type pacedBody struct {
 func (b *pacedBody) Read(p []byte) (int, error) {
 	_ = b.control.SetReadDeadline(time.Now().Add(b.stall)) // a connection without deadlines is none of ours
 	n, err := b.ReadCloser.Read(p)
-	if err != nil {
-		// The deadline would else end the connection while the answer is made.
+	if err == io.EOF {
+		// From here on the server waits for the connection to end: the deadline would be taken for that while the answer is made.
 		_ = b.control.SetReadDeadline(time.Time{})
 	}
+	// After any other error it stays: net/http reads what is left of a body before it answers, which may never come.
 	return n, err
 }
 

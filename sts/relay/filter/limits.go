@@ -7,6 +7,7 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
+	"os"
 	"strings"
 
 	"github.com/countersign/countersign"
@@ -163,6 +164,8 @@ func (b *limitedBody) Read(p []byte) (int, error) {
 	switch {
 	case errors.As(err, &over):
 		b.request.Fail(tooLarge(over.Limit))
+	case errors.Is(err, os.ErrDeadlineExceeded): // the listener's, on a pause
+		b.request.Fail(countersign.Errorf(countersign.CodeRelayStalled, "the body did not come in time").Because(err))
 	case err != nil && err != io.EOF:
 		b.request.Fail(countersign.Errorf(countersign.CodeRelayBody, "the body ended early or could not be read").
 			Because(fmt.Errorf("read the body: %w", err)))
