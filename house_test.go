@@ -130,6 +130,7 @@ func TestFuzzTargets(t *testing.T) {
 	for parser, target := range map[string]string{
 		"policy":             "storage/policy FuzzParse",
 		"configuration":      "cmd/countersign/daemon FuzzParse",
+		"backup":             "cmd/countersign/daemon/archive FuzzArchive",
 		"agent.yaml":         "ca/agent FuzzParse",
 		"JWT":                "sts/jwt FuzzParse",
 		"JWKS":               "sts/jwt FuzzParseSet",

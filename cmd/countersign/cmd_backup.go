@@ -16,6 +16,7 @@ import (
 
 	"github.com/countersign/countersign/api/client"
 	"github.com/countersign/countersign/cmd/countersign/daemon"
+	"github.com/countersign/countersign/cmd/countersign/daemon/archive"
 	"github.com/countersign/countersign/storage/audit"
 )
 
@@ -101,7 +102,7 @@ func takeBackup(ctx context.Context, c *client.Client, path string) (shownBackup
 	if err := errors.Join(to.Flush(), file.Sync()); err != nil {
 		return shownBackup{}, cantWrite(path, err)
 	}
-	m, err := daemon.CheckBackup(file.Name())
+	m, err := archive.Check(file.Name())
 	if err != nil {
 		return shownBackup{}, badAnswer(err)
 	}
@@ -115,7 +116,7 @@ func takeBackup(ctx context.Context, c *client.Client, path string) (shownBackup
 	if err != nil {
 		return shownBackup{}, cantWrite(path, err)
 	}
-	return shownBackup{File: path, Bytes: info.Size(), Made: m.Made, Files: len(m.Files), Roots: m.Roots, Audit: m.Audit}, nil
+	return shownBackup{File: path, Bytes: info.Size(), Made: m.Made, Files: len(m.Files), Roots: m.Roots, Audit: audit.Head(m.Audit)}, nil
 }
 
 func syncDirectory(path string) error {

@@ -12,6 +12,7 @@ import (
 	"github.com/countersign/countersign"
 	"github.com/countersign/countersign/api/client"
 	"github.com/countersign/countersign/cmd/countersign/daemon"
+	"github.com/countersign/countersign/cmd/countersign/daemon/archive"
 	"github.com/countersign/countersign/storage"
 	"github.com/countersign/countersign/storage/audit"
 	"github.com/countersign/countersign/storage/bolt"
@@ -78,7 +79,7 @@ func explainStart(err error) *failure {
 		shared  *daemon.SharedDirError
 		long    *daemon.SocketPathError
 		kek     *daemon.KEKError
-		archive *daemon.ArchiveError
+		backup  *archive.Error
 	)
 	switch {
 	case errors.As(err, &fatal):
@@ -88,8 +89,8 @@ func explainStart(err error) *failure {
 		return explainConfig(config)
 	case errors.As(err, &used):
 		return explainUsed(used)
-	case errors.As(err, &archive):
-		return &failure{Exit: exitLocal, What: "the backup can't be used", Why: archive.Msg, err: err,
+	case errors.As(err, &backup):
+		return &failure{Exit: exitLocal, What: "the backup can't be used", Why: backup.Msg, err: err,
 			Next: "take another one; nothing was written for good"}
 	case errors.As(err, &locked):
 		return &failure{Exit: exitLocal, What: "another countersign uses this directory", Why: locked.Error(), err: err,

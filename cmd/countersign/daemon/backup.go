@@ -11,6 +11,7 @@ import (
 	"sync"
 
 	"github.com/countersign/countersign"
+	"github.com/countersign/countersign/cmd/countersign/daemon/archive"
 	"github.com/countersign/countersign/storage/audit"
 )
 
@@ -48,39 +49,40 @@ func (b *backupAPI) Write(ctx context.Context, by countersign.Caller, w io.Write
 	return err
 }
 
-func (b *backupAPI) write(ctx context.Context, w io.Writer) (Manifest, error) {
+func (b *backupAPI) write(ctx context.Context, w io.Writer) (archive.Manifest, error) {
 	// What comes before the database is held back, so that a copy that can't begin is an error and not half an answer.
 	held := bufio.NewWriterSize(w, 64<<10)
-	a, err := newArchiveWriter(held)
+	a, err := archive.NewWriter(held)
 	if err != nil {
-		return Manifest{}, err
+		return archive.Manifest{}, err
 	}
-	m := Manifest{Made: b.now().UTC(), Software: b.version, Domain: b.cfg.Domain, Issuer: b.cfg.Issuer}
+	m := archive.Manifest{Made: b.now().UTC(), Software: b.version, Domain: b.cfg.Domain, Issuer: b.cfg.Issuer}
 	for _, root := range b.ca.Roots() {
 		sum := sha256.Sum256(root.Raw)
 		m.Roots = append(m.Roots, hex.EncodeToString(sum[:]))
 	}
 	store := func() error {
-		return a.add("countersign.db", func(w io.Writer) error { return b.store.Backup(ctx, w) })
+		return a.Add(archive.Database, func(w io.Writer) error { return b.store.Backup(ctx, w) })
 	}
-	m.Audit, err = b.audit.Copy(ctx, store, func(name string, write func(io.Writer) error) error {
-		return a.add(auditPrefix+name, write)
+	head, err := b.audit.Copy(ctx, store, func(name string, write func(io.Writer) error) error {
+		return a.Add(archive.Audit+name, write)
 	})
 	if err != nil {
-		return Manifest{}, err
+		return archive.Manifest{}, err
 	}
+	m.Audit = archive.End(head)
 	for _, path := range []string{b.dir.Root(), b.dir.config()} {
 		body, err := readBounded(path, maxConfigFile)
 		if err != nil {
-			return Manifest{}, err
+			return archive.Manifest{}, err
 		}
-		if err := a.add(filepath.Base(path), func(w io.Writer) error { _, err := io.Copy(w, bytes.NewReader(body)); return err }); err != nil {
-			return Manifest{}, err
+		if err := a.Add(filepath.Base(path), func(w io.Writer) error { _, err := io.Copy(w, bytes.NewReader(body)); return err }); err != nil {
+			return archive.Manifest{}, err
 		}
 	}
-	if err := a.finish(m); err != nil {
-		return Manifest{}, err
+	if err := a.Finish(m); err != nil {
+		return archive.Manifest{}, err
 	}
-	m.Files = a.files
+	m.Files = a.Files()
 	return m, held.Flush()
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/countersign/countersign/ca/identity"
+	"github.com/countersign/countersign/cmd/countersign/daemon/archive"
 	"github.com/countersign/countersign/storage"
 	"github.com/countersign/countersign/storage/audit"
 	"github.com/countersign/countersign/storage/bolt"
@@ -111,7 +112,7 @@ func lookAtFiles(dir string) (faults []ModeFault, backups []string, newest time.
 		if filepath.Dir(path) == filepath.Join(dir, "audit") && info.ModTime().After(newest) {
 			newest = info.ModTime()
 		}
-		if info.Mode().IsRegular() && isBackup(path) {
+		if info.Mode().IsRegular() && archive.Is(path) {
 			backups = append(backups, path)
 		}
 		return nil

@@ -16,6 +16,7 @@ import (
 
 	"github.com/countersign/countersign"
 	"github.com/countersign/countersign/ca"
+	"github.com/countersign/countersign/cmd/countersign/daemon/archive"
 	"github.com/countersign/countersign/storage/audit"
 )
 
@@ -51,13 +52,13 @@ const unfinished = ConfigFile + ".new"
 // Crash points: the configuration gets its name last, so a directory without it is known to be unfinished, and may be
 // removed. After an error, what was written is removed.
 func Restore(ctx context.Context, o RestoreOptions) (done Restored, err error) {
-	m, err := CheckBackup(o.File)
+	m, err := archive.Check(o.File)
 	if err != nil {
 		return Restored{}, err
 	}
-	newer := m.Audit
+	newer := audit.Head(m.Audit)
 	if o.Audit != "" {
-		if newer, err = audit.ReadEnd(ctx, o.Audit, m.Audit); err != nil {
+		if newer, err = audit.ReadEnd(ctx, o.Audit, newer); err != nil {
 			return Restored{}, fmt.Errorf("the audit log in %s does not continue the backup's: %w", o.Audit, err)
 		}
 	}
@@ -73,7 +74,7 @@ func Restore(ctx context.Context, o RestoreOptions) (done Restored, err error) {
 	if err := unpack(o, m); err != nil {
 		return Restored{}, err
 	}
-	if newer != m.Audit {
+	if newer != audit.Head(m.Audit) {
 		if err := takeSegments(o.Audit, o.Dir.audit()); err != nil {
 			return Restored{}, err
 		}
@@ -81,7 +82,7 @@ func Restore(ctx context.Context, o RestoreOptions) (done Restored, err error) {
 	if err := syncDir(o.Dir.audit()); err != nil {
 		return Restored{}, err
 	}
-	done = Restored{Dir: string(o.Dir), TrustDomain: m.Domain, Issuer: m.Issuer, Made: m.Made, Roots: m.Roots, Backup: m.Audit, Audit: newer}
+	done = Restored{Dir: string(o.Dir), TrustDomain: m.Domain, Issuer: m.Issuer, Made: m.Made, Roots: m.Roots, Backup: audit.Head(m.Audit), Audit: newer}
 	if err := settleRestored(ctx, o, m, &done); err != nil {
 		return Restored{}, err
 	}
@@ -122,7 +123,7 @@ func clearDir(dir string) error {
 }
 
 // unpack writes the files of the backup, which was checked: m is what that found, and must be found again.
-func unpack(o RestoreOptions, m Manifest) error {
+func unpack(o RestoreOptions, m archive.Manifest) error {
 	if err := os.Mkdir(o.Dir.audit(), 0o700); err != nil {
 		return err
 	}
@@ -131,19 +132,19 @@ func unpack(o RestoreOptions, m Manifest) error {
 		return err
 	}
 	defer f.Close()
-	again, err := readArchive(f, func(name string) (io.WriteCloser, error) {
+	again, err := archive.Read(f, func(name string) (io.WriteCloser, error) {
 		mode := fs.FileMode(0o600)
 		switch name {
 		case ConfigFile:
 			name = unfinished
-		case "root.pem":
+		case archive.Root:
 			mode = 0o644
 		}
 		out, err := os.OpenFile(filepath.Join(string(o.Dir), filepath.FromSlash(name)), os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
 		return syncedFile{out}, err
 	})
 	if err == nil && !reflect.DeepEqual(again, m) {
-		err = badArchive("it changed while it was read")
+		err = archive.Bad("it changed while it was read")
 	}
 	return err
 }
@@ -183,7 +184,7 @@ func takeSegments(from, to string) error {
 
 // settleRestored opens what was written as the daemon would, which checks all of it, puts in force what the newer log tells of,
 // and records the restore.
-func settleRestored(ctx context.Context, o RestoreOptions, m Manifest, done *Restored) error {
+func settleRestored(ctx context.Context, o RestoreOptions, m archive.Manifest, done *Restored) error {
 	path := filepath.Join(string(o.Dir), unfinished)
 	doc, err := readBounded(path, maxConfigFile)
 	if err != nil {
@@ -194,7 +195,7 @@ func settleRestored(ctx context.Context, o RestoreOptions, m Manifest, done *Res
 		return err
 	}
 	if loaded.Config.Domain != m.Domain || loaded.Config.Issuer != m.Issuer {
-		return badArchive("its configuration is another authority's than its manifest says")
+		return archive.Bad("its configuration is another authority's than its manifest says")
 	}
 	p, err := open(ctx, Options{Dir: o.Dir, Config: loaded.Config, Version: o.Version})
 	if err != nil {
@@ -216,7 +217,7 @@ func settleRestored(ctx context.Context, o RestoreOptions, m Manifest, done *Res
 }
 
 // replay puts in force again what the log tells of behind the backup, and says what can't be.
-func (p *parts) replay(ctx context.Context, o RestoreOptions, m Manifest, done *Restored) error {
+func (p *parts) replay(ctx context.Context, o RestoreOptions, m archive.Manifest, done *Restored) error {
 	by := countersign.Daemon("restore")
 	lost, err := p.readLost(ctx, m.Audit.Seq)
 	if err != nil {

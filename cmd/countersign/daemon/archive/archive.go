@@ -1,4 +1,9 @@
-package daemon
+// Package archive is the form of a backup: one stream of files that ends with its manifest and a checksum of all of it.
+//
+// It imports nothing of ours and knows no directory: it says which names a backup may hold, and who reads says where they go. It
+// never holds more than one frame, never takes a backup for whole that was cut off or changed, and never gives out a name
+// that is none of a backup's.
+package archive
 
 import (
 	"bytes"
@@ -13,14 +18,20 @@ import (
 	"os"
 	"strings"
 	"time"
-
-	"github.com/countersign/countersign/storage/audit"
 )
 
-// archiveMagic begins every backup. After it come frames: kind (1 byte), length (4, big-endian), payload. A file is a name and
+// The files of a backup besides the segments of the audit log.
+const (
+	Database = "countersign.db"
+	Config   = "countersign.yaml"
+	Root     = "root.pem"
+	Audit    = "audit/" // followed by a segment's name
+)
+
+// magic begins every backup. After it come frames: kind (1 byte), length (4, big-endian), payload. A file is a name and
 // data frames; the manifest follows the last file, and the SHA-256 of all before it ends the backup. So it can be written as a
 // stream, and one that was cut off anywhere is known to be.
-const archiveMagic = "countersign backup 1\n"
+const magic = "countersign backup 1\n"
 
 const (
 	frameName     = 'F'
@@ -31,76 +42,89 @@ const (
 	maxData     = 256 << 10 // bytes of a data frame
 	maxManifest = 16 << 20
 	maxFiles    = 1 << 16
-	auditPrefix = "audit/"
 )
 
 // Manifest is what a backup says of itself.
 type Manifest struct {
-	Version  int           `json:"version"` // of the format: 1
-	Made     time.Time     `json:"made"`
-	Software string        `json:"software"`
-	Domain   string        `json:"trust_domain"`
-	Issuer   string        `json:"issuer"`
-	Roots    []string      `json:"roots"` // lower-case hex SHA-256 of the certificates
-	Audit    audit.Head    `json:"audit"` // the newest record in it
-	Files    []ArchiveFile `json:"files"` // in their order
+	Version  int       `json:"version"` // of the format: 1
+	Made     time.Time `json:"made"`
+	Software string    `json:"software"`
+	Domain   string    `json:"trust_domain"`
+	Issuer   string    `json:"issuer"`
+	Roots    []string  `json:"roots"` // lower-case hex SHA-256 of the certificates
+	Audit    End       `json:"audit"` // the newest record in it
+	Files    []File    `json:"files"` // in their order
 }
 
-// ArchiveFile is one file of a backup.
-type ArchiveFile struct {
+// End is where the audit log of a backup ends.
+type End struct {
+	Seq  uint64 `json:"seq"`
+	Hash string `json:"hash"` // lower-case hex
+}
+
+// File is one file of a backup.
+type File struct {
 	Name   string `json:"name"`
 	Size   int64  `json:"size"`
 	SHA256 string `json:"sha256"` // lower-case hex
 }
 
-// ArchiveError says why a backup can't be used.
-type ArchiveError struct{ Msg string }
+// Error says why a backup can't be used.
+type Error struct{ Msg string }
 
 // Error says what is wrong with it.
-func (e *ArchiveError) Error() string { return "the backup can't be used: " + e.Msg }
+func (e *Error) Error() string { return "the backup can't be used: " + e.Msg }
 
-func badArchive(format string, args ...any) error {
-	return &ArchiveError{fmt.Sprintf(format, args...)}
+// Bad is an [*Error].
+func Bad(format string, args ...any) error {
+	return &Error{fmt.Sprintf(format, args...)}
 }
 
-// archivable tells whether a backup may hold a file of this name. There are no others, so that no name leads out of the
+// Allowed tells whether a backup may hold a file of this name. There are no others, so that no name leads out of the
 // directory, and a key in clear has no place in it.
-func archivable(name string) bool {
+func Allowed(name string) bool {
 	switch name {
-	case "countersign.db", ConfigFile, "root.pem":
+	case Database, Config, Root:
 		return true
 	}
-	segment, ok := strings.CutPrefix(name, auditPrefix)
-	return ok && audit.ValidSegment(segment)
+	segment, ok := strings.CutPrefix(name, Audit)
+	return ok && isSegment(segment)
 }
 
-// isBackup tells whether the file at path begins as a backup does.
-func isBackup(path string) bool {
+// isSegment tells whether name is that of a segment: 20 digits and a suffix, as package storage/audit names them.
+func isSegment(name string) bool {
+	digits, ok := strings.CutSuffix(name, ".segment")
+	return ok && len(digits) == 20 && strings.Trim(digits, "0123456789") == ""
+}
+
+// Is tells whether the file at path begins as a backup does.
+func Is(path string) bool {
 	f, err := os.Open(path)
 	if err != nil {
 		return false
 	}
 	defer f.Close()
-	begin := make([]byte, len(archiveMagic))
+	begin := make([]byte, len(magic))
 	_, err = io.ReadFull(f, begin)
-	return err == nil && string(begin) == archiveMagic
+	return err == nil && string(begin) == magic
 }
 
-// archiveWriter writes a backup.
-type archiveWriter struct {
+// Writer writes a backup: [NewWriter], then Add for each file, then Finish.
+type Writer struct {
 	w     io.Writer
 	sum   hash.Hash
-	files []ArchiveFile
+	files []File
 }
 
-func newArchiveWriter(w io.Writer) (*archiveWriter, error) {
-	a := &archiveWriter{sum: sha256.New()}
+// NewWriter begins a backup.
+func NewWriter(w io.Writer) (*Writer, error) {
+	a := &Writer{sum: sha256.New()}
 	a.w = io.MultiWriter(w, a.sum)
-	_, err := io.WriteString(a.w, archiveMagic)
+	_, err := io.WriteString(a.w, magic)
 	return a, err
 }
 
-func (a *archiveWriter) frame(kind byte, payload []byte) error {
+func (a *Writer) frame(kind byte, payload []byte) error {
 	head := binary.BigEndian.AppendUint32([]byte{kind}, uint32(len(payload))) //nolint:gosec // at most maxManifest
 	if _, err := a.w.Write(head); err != nil {
 		return err
@@ -109,9 +133,9 @@ func (a *archiveWriter) frame(kind byte, payload []byte) error {
 	return err
 }
 
-// add writes a file; write gives its content.
-func (a *archiveWriter) add(name string, write func(io.Writer) error) error {
-	if !archivable(name) || len(a.files) == maxFiles {
+// Add writes a file; write gives its content.
+func (a *Writer) Add(name string, write func(io.Writer) error) error {
+	if !Allowed(name) || len(a.files) == maxFiles {
 		return fmt.Errorf("%q has no place in a backup, or there are too many files", name)
 	}
 	if err := a.frame(frameName, []byte(name)); err != nil {
@@ -124,12 +148,12 @@ func (a *archiveWriter) add(name string, write func(io.Writer) error) error {
 	if err := data.flush(); err != nil {
 		return err
 	}
-	a.files = append(a.files, ArchiveFile{Name: name, Size: data.size, SHA256: hex.EncodeToString(data.sum.Sum(nil))})
+	a.files = append(a.files, File{Name: name, Size: data.size, SHA256: hex.EncodeToString(data.sum.Sum(nil))})
 	return nil
 }
 
-// finish writes the manifest with the files that were added, and the end.
-func (a *archiveWriter) finish(m Manifest) error {
+// Finish writes the manifest with the files that were added, and the end.
+func (a *Writer) Finish(m Manifest) error {
 	m.Version, m.Files = 1, a.files
 	body, err := json.Marshal(m)
 	if err != nil {
@@ -141,9 +165,12 @@ func (a *archiveWriter) finish(m Manifest) error {
 	return a.frame(frameEnd, a.sum.Sum(nil))
 }
 
+// Files are those that were added.
+func (a *Writer) Files() []File { return a.files }
+
 // dataWriter collects what is written to it into frames.
 type dataWriter struct {
-	a    *archiveWriter
+	a    *Writer
 	sum  hash.Hash
 	size int64
 	buf  []byte
@@ -175,18 +202,18 @@ func (d *dataWriter) flush() error {
 	return err
 }
 
-// readArchive reads a backup to its end and checks all of it: names, order, sizes, checksums. It holds one frame at a time. open
+// Read reads a backup to its end and checks all of it: names, order, sizes, checksums. It holds one frame at a time. open
 // gives where a file goes. Only when the error is nil is anything known of what was written there. An error is an
-// *ArchiveError, or one of reading or of open.
-func readArchive(r io.Reader, open func(name string) (io.WriteCloser, error)) (Manifest, error) {
-	a := archiveReader{sum: sha256.New(), open: open, seen: map[string]bool{}}
+// [*Error], or one of reading or of open.
+func Read(r io.Reader, open func(name string) (io.WriteCloser, error)) (Manifest, error) {
+	a := reader{sum: sha256.New(), open: open, seen: map[string]bool{}}
 	a.r = io.TeeReader(r, a.sum)
-	begin := make([]byte, len(archiveMagic))
+	begin := make([]byte, len(magic))
 	if err := a.read(begin); err != nil {
 		return Manifest{}, err
 	}
-	if string(begin) != archiveMagic {
-		return Manifest{}, badArchive("it is no backup of Countersign, or one of a format that this version does not know")
+	if string(begin) != magic {
+		return Manifest{}, Bad("it is no backup of Countersign, or one of a format that this version does not know")
 	}
 	for {
 		done, err := a.next()
@@ -199,12 +226,12 @@ func readArchive(r io.Reader, open func(name string) (io.WriteCloser, error)) (M
 	}
 }
 
-type archiveReader struct {
+type reader struct {
 	r        io.Reader
 	sum      hash.Hash
 	open     func(name string) (io.WriteCloser, error)
 	seen     map[string]bool
-	files    []ArchiveFile
+	files    []File
 	out      io.WriteCloser // of the file that is read
 	fileSum  hash.Hash
 	buf      []byte
@@ -213,24 +240,24 @@ type archiveReader struct {
 }
 
 // read fills b.
-func (a *archiveReader) read(b []byte) error {
+func (a *reader) read(b []byte) error {
 	_, err := io.ReadFull(a.r, b)
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-		return badArchive("it ends in the middle: it was cut off")
+		return Bad("it ends in the middle: it was cut off")
 	}
 	return err
 }
 
 // payload reads one frame of at most limit bytes, and not one more than are there.
-func (a *archiveReader) payload(n uint32, limit int) ([]byte, error) {
+func (a *reader) payload(n uint32, limit int) ([]byte, error) {
 	if int64(n) > int64(limit) {
-		return nil, badArchive("it is damaged: a part of %d bytes", n)
+		return nil, Bad("it is damaged: a part of %d bytes", n)
 	}
 	var body bytes.Buffer
 	body.Grow(min(int(n), maxData))
 	if got, err := io.CopyN(&body, a.r, int64(n)); err != nil && got < int64(n) {
 		if errors.Is(err, io.EOF) {
-			err = badArchive("it ends in the middle: it was cut off")
+			err = Bad("it ends in the middle: it was cut off")
 		}
 		return nil, err
 	}
@@ -238,7 +265,7 @@ func (a *archiveReader) payload(n uint32, limit int) ([]byte, error) {
 }
 
 // next reads one frame; true: it was the end.
-func (a *archiveReader) next() (bool, error) {
+func (a *reader) next() (bool, error) {
 	before := a.sum.Sum(nil)
 	var head [5]byte
 	if err := a.read(head[:]); err != nil {
@@ -255,10 +282,10 @@ func (a *archiveReader) next() (bool, error) {
 	case kind == frameEnd && a.told:
 		return true, a.end(n, before)
 	}
-	return false, badArchive("it is damaged: a part of the kind %q stands where none may", head[:1])
+	return false, Bad("it is damaged: a part of the kind %q stands where none may", head[:1])
 }
 
-func (a *archiveReader) begin(n uint32) error {
+func (a *reader) begin(n uint32) error {
 	if err := a.close(); err != nil {
 		return err
 	}
@@ -266,22 +293,22 @@ func (a *archiveReader) begin(n uint32) error {
 	if err != nil {
 		return err
 	}
-	if !archivable(string(name)) {
-		return badArchive("a backup holds no file %.80q", name)
+	if !Allowed(string(name)) {
+		return Bad("a backup holds no file %.80q", name)
 	}
 	if a.seen[string(name)] || len(a.files) == maxFiles {
-		return badArchive("it holds the file %q twice, or too many files", name)
+		return Bad("it holds the file %q twice, or too many files", name)
 	}
 	a.seen[string(name)] = true
-	a.files = append(a.files, ArchiveFile{Name: string(name)})
+	a.files = append(a.files, File{Name: string(name)})
 	a.fileSum = sha256.New()
 	a.out, err = a.open(string(name))
 	return err
 }
 
-func (a *archiveReader) data(n uint32) error {
+func (a *reader) data(n uint32) error {
 	if n == 0 || n > maxData {
-		return badArchive("it is damaged: a part of %d bytes", n)
+		return Bad("it is damaged: a part of %d bytes", n)
 	}
 	if a.buf == nil {
 		a.buf = make([]byte, maxData)
@@ -296,7 +323,7 @@ func (a *archiveReader) data(n uint32) error {
 }
 
 // close ends the file that is read.
-func (a *archiveReader) close() error {
+func (a *reader) close() error {
 	if a.out == nil {
 		return nil
 	}
@@ -306,7 +333,7 @@ func (a *archiveReader) close() error {
 	return out.Close()
 }
 
-func (a *archiveReader) tell(n uint32) error {
+func (a *reader) tell(n uint32) error {
 	if err := a.close(); err != nil {
 		return err
 	}
@@ -317,47 +344,47 @@ func (a *archiveReader) tell(n uint32) error {
 	decoder := json.NewDecoder(bytes.NewReader(body))
 	decoder.DisallowUnknownFields()
 	if err := decoder.Decode(&a.manifest); err != nil || a.manifest.Version != 1 {
-		return badArchive("its manifest can't be read: %v", err)
+		return Bad("its manifest can't be read: %v", err)
 	}
 	a.told = true
 	return a.compare()
 }
 
 // compare holds what was read to the manifest.
-func (a *archiveReader) compare() error {
+func (a *reader) compare() error {
 	if len(a.manifest.Files) != len(a.files) {
-		return badArchive("its manifest names %d files, and it holds %d", len(a.manifest.Files), len(a.files))
+		return Bad("its manifest names %d files, and it holds %d", len(a.manifest.Files), len(a.files))
 	}
 	segments := 0
 	for i, file := range a.files {
 		if a.manifest.Files[i] != file {
-			return badArchive("the file %s is not what the manifest says", file.Name)
+			return Bad("the file %s is not what the manifest says", file.Name)
 		}
-		if strings.HasPrefix(file.Name, auditPrefix) {
+		if strings.HasPrefix(file.Name, Audit) {
 			segments++
 		}
 	}
-	for _, name := range []string{"countersign.db", ConfigFile, "root.pem"} {
+	for _, name := range []string{Database, Config, Root} {
 		if !a.seen[name] {
-			return badArchive("it holds no %s", name)
+			return Bad("it holds no %s", name)
 		}
 	}
 	if segments == 0 {
-		return badArchive("it holds no audit log")
+		return Bad("it holds no audit log")
 	}
 	return nil
 }
 
-func (a *archiveReader) end(n uint32, before []byte) error {
+func (a *reader) end(n uint32, before []byte) error {
 	sum, err := a.payload(n, sha256.Size)
 	if err != nil {
 		return err
 	}
 	if !bytes.Equal(sum, before) {
-		return badArchive("it does not fit its own checksum")
+		return Bad("it does not fit its own checksum")
 	}
 	if n, _ := io.ReadFull(a.r, make([]byte, 1)); n != 0 {
-		return badArchive("something follows its end")
+		return Bad("something follows its end")
 	}
 	return nil
 }
@@ -368,12 +395,12 @@ type discard struct{ io.Writer }
 // Close does nothing.
 func (discard) Close() error { return nil }
 
-// CheckBackup reads the backup at path to its end and checks all of it.
-func CheckBackup(path string) (Manifest, error) {
+// Check reads the backup at path to its end and checks all of it.
+func Check(path string) (Manifest, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return Manifest{}, err
 	}
 	defer f.Close()
-	return readArchive(f, func(string) (io.WriteCloser, error) { return discard{io.Discard}, nil })
+	return Read(f, func(string) (io.WriteCloser, error) { return discard{io.Discard}, nil })
 }
