@@ -36,7 +36,7 @@ func TestExpired(t *testing.T) {
 			t.Fatalf("before it expired: %d %s", got.status, got.body)
 		}
 	}
-	if answers := volley(crowds, "GET /roots.pem HTTP/1.1\r\nHost: localhost\r\n\r\n"); answers["200"] != crowd {
+	if answers := opened(crowds, "GET /roots.pem HTTP/1.1\r\nHost: localhost\r\n\r\n"); answers["200"] != crowd {
 		t.Fatalf("before it expired: %v", answers)
 	}
 	last := brief.Chain[0].NotAfter
@@ -154,7 +154,7 @@ func TestMemoryOfPeers(t *testing.T) {
 	d := openDoor(t, nil, "gateway", "orders")
 	kept := d.crowdOf(d.tls("orders", "http/1.1"))
 	public := "GET /roots.pem HTTP/1.1\r\nHost: localhost\r\n\r\n"
-	if answers := volley(kept, public); answers["200"] != crowd {
+	if answers := opened(kept, public); answers["200"] != crowd {
 		t.Fatalf("before the revocation: %v", answers)
 	}
 	d.must(d.admin.Revoke(t.Context(), d.people["orders"].Serial, "keyCompromise"))

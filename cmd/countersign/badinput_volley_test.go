@@ -72,10 +72,18 @@ func (d *door) crowdOf(config *tls.Config) []*gun {
 }
 
 // volley fires one request over all connections at once, and counts what came back.
-func volley(guns []*gun, request string) map[string]int {
+func volley(guns []*gun, request string) map[string]int { return volleys(guns, len(guns), request) }
+
+// opened fires a first request, over few new connections at a time: on a busy machine a hundred handshakes take longer than the
+// daemon waits for the first header of a connection.
+func opened(guns []*gun, request string) map[string]int { return volleys(guns, 16, request) }
+
+func volleys(guns []*gun, together int, request string) map[string]int {
 	var mu sync.Mutex
-	answers := map[string]int{}
+	answers, places := map[string]int{}, make(chan struct{}, together)
 	atOnce(len(guns), func(n int) {
+		places <- struct{}{}
+		defer func() { <-places }()
 		status, err := guns[n].fire(request)
 		if err != nil {
 			status = err.Error()
