@@ -1,6 +1,8 @@
 # Countersign. `make help` lists what there is.
 SHELL := /bin/sh
 export CGO_ENABLED ?= 0
+# Else each process with -race sleeps for a second at its end, in which it waits for races of what still runs.
+export GORACE ?= atexit_sleep_ms=10
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 FUZZTIME ?= 30s
