@@ -166,12 +166,8 @@ func open(path string, timeout time.Duration) (db *bbolt.DB, found sums, err err
 	defer protect(&err)()
 	o := options(timeout)
 	o.OpenFile = func(name string, flag int, _ os.FileMode) (*os.File, error) {
-		f, err := os.OpenFile(name, flag&^os.O_CREATE, 0)
+		f, err := openLocked(name, flag&^os.O_CREATE, timeout, &file)
 		if err != nil {
-			return nil, err
-		}
-		file = f
-		if err := lock(f, timeout); err != nil {
 			return nil, err
 		}
 		if found, err = checkStructure(f); err != nil {
@@ -181,6 +177,32 @@ func open(path string, timeout time.Duration) (db *bbolt.DB, found sums, err err
 	}
 	db, err = bbolt.Open(path, 0o600, o)
 	return db, found, err
+}
+
+// openLocked opens the file and locks it. While it waited for the lock, [Compact] may have put another file in its place: then
+// the lock is that of a file without a name, to which nothing may be written. opened is closed by the caller after an error.
+func openLocked(name string, flag int, timeout time.Duration, opened **os.File) (*os.File, error) {
+	for {
+		f, err := os.OpenFile(name, flag, 0)
+		if err != nil {
+			return nil, err
+		}
+		*opened = f
+		if err := lock(f, timeout); err != nil {
+			return nil, err
+		}
+		have, err := f.Stat()
+		if err != nil {
+			return nil, err
+		}
+		if now, err := os.Stat(name); err != nil || os.SameFile(have, now) {
+			return f, err
+		}
+		if err := f.Close(); err != nil {
+			return nil, err
+		}
+		*opened = nil
+	}
 }
 
 // load reads the counter of revisions and the last transaction.

@@ -33,6 +33,8 @@ type structure struct {
 	seal    []byte // the record that holds it, nil: none was found
 	decode  bool   // whether each record is held to its checksum, which takes time
 	damaged int    // records that do not fit theirs, if decode
+
+	visit func(table, key string, value []byte) error // told of each record; nil: nobody
 }
 
 // checkStructure walks the whole file as bbolt will: each page in bounds, of the kind expected and used once, each
@@ -219,6 +221,11 @@ func (s *structure) leaf(page []byte, least, limit []byte, top bool) (last []byt
 			}
 		} else {
 			s.record(string(key), value)
+			if s.visit != nil {
+				if err := s.visit(s.table, string(key), value); err != nil {
+					return nil, err
+				}
+			}
 		}
 		last = key
 	}
