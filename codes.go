@@ -126,6 +126,9 @@ const (
 	CodeAuditFull        Code = "CS6011"
 	CodeAuditQuery       Code = "CS6012"
 	CodeBackupRunning    Code = "CS6020"
+	CodeDBHeld           Code = "CS6021"
+	CodeDBFaults         Code = "CS6022"
+	CodeDBRoom           Code = "CS6023"
 	CodeRelayNoToken     Code = "CS7001"
 	CodeRelayToken       Code = "CS7002"
 	CodeRelayTwo         Code = "CS7003"
@@ -391,6 +394,12 @@ func Codes() []CodeInfo {
 			"mend the parameter that the message names"},
 		{CodeBackupRunning, Conflict, "", "another backup is being made",
 			"wait until it is done"},
+		{CodeDBHeld, Conflict, "", "a daemon uses the database",
+			"stop the daemon first"},
+		{CodeDBFaults, Internal, "", "the database is damaged, or the audit log does not fit it",
+			"keep a copy of the directory, restore the newest backup into another one"},
+		{CodeDBRoom, Unavailable, "", "there is no room for a copy of the database",
+			"make room on its disk; nothing was written"},
 		{CodeRelayNoToken, Unauthenticated, "", "the request has no token, and the relay takes none without",
 			"send the token of a user or the relay token in one Authorization header"},
 		{CodeRelayToken, Unauthenticated, "", "the token is not one that is taken here, or no longer",

@@ -61,6 +61,9 @@ func TestJSONNames(t *testing.T) {
 	show("doctor", "--dir", filepath.Join(work, "other"))
 	show("backup", filepath.Join(work, "backup"))
 	show("restore", filepath.Join(work, "backup"), "--dir", filepath.Join(work, "restored"))
+	for _, command := range []string{"check", "stats", "compact"} {
+		show("db", command, "--dir", filepath.Join(work, "restored"))
+	}
 	show("policy", "apply", policy)
 	show("policy", "show")
 	show("policy", "history")

@@ -150,7 +150,7 @@ func (a *app) serviceCommands() []*cobra.Command {
 
 func (a *app) operatorCommands() []*cobra.Command {
 	return grouped("operate", a.policyCommand(), a.serviceCommand(), a.joinTokenCommand(), a.keyCommand(), a.kekCommand(), a.freezeCommand(), a.thawCommand(), a.auditCommand(),
-		a.operatorCommand(), a.statusCommand(), a.doctorCommand(), a.backupCommand(), a.restoreCommand(), a.clockCommand(), a.conformanceCommand())
+		a.operatorCommand(), a.statusCommand(), a.doctorCommand(), a.backupCommand(), a.restoreCommand(), a.dbCommand(), a.clockCommand(), a.conformanceCommand())
 }
 
 func grouped(id string, commands ...*cobra.Command) []*cobra.Command {
