@@ -27,9 +27,9 @@ const (
 )
 
 // algsOf are the algorithms that keys of purpose p may have; a purpose that is rotated always holds a key of each. Every
-// verifier of JWT-SVIDs knows ES256 (JWT-SVID 2.1); services choose what relay tokens are signed with.
+// verifier of JWT-SVIDs knows ES256 (JWT-SVID 2.1), as does who takes our certificates; services choose what relay tokens are signed with.
 func algsOf(p Purpose) []string {
-	if p == SVID {
+	if p == SVID || p == OCSP {
 		return []string{algES256}
 	}
 	return []string{algES256, algRS256}

@@ -9,7 +9,7 @@ import (
 	"github.com/countersign/countersign/storage"
 )
 
-// Drop deletes keys of purpose [CA], the only ones that are deleted here (else CodePurpose), for good: package ca says
+// Drop deletes keys of the purposes [CA] and [OCSP], the only ones that are deleted here (else CodePurpose), for good: package ca says
 // when nothing depends on them any more. Ids that are not there (any more) are no error. It is CodeSealed without a KEK.
 func (r *Ring) Drop(ctx context.Context, by countersign.Caller, ids ...string) error {
 	r.mu.Lock()
@@ -28,8 +28,8 @@ func (r *Ring) Drop(ctx context.Context, by countersign.Caller, ids ...string) e
 			if !ok {
 				continue
 			}
-			if e.key.Purpose != CA {
-				return countersign.Errorf(countersign.CodePurpose, "key %q is of purpose %s: only keys of purpose %s are deleted by their id", id, e.key.Purpose, CA)
+			if !e.key.Purpose.named() {
+				return countersign.Errorf(countersign.CodePurpose, "key %q is of purpose %s: only keys of the purposes %s and %s are deleted by their id", id, e.key.Purpose, CA, OCSP)
 			}
 			drop = append(drop, id)
 		}

@@ -16,10 +16,14 @@ const (
 	Token Purpose = "token" // relay tokens; rotated here
 	SVID  Purpose = "svid"  // SPIFFE JWT-SVIDs; rotated here, apart from the relay tokens' keys
 	Audit Purpose = "audit" // checkpoints of the audit log
+	OCSP  Purpose = "ocsp"  // OCSP responses; times are set by package ca
 )
 
 // Purposes lists them all.
-func Purposes() []Purpose { return []Purpose{CA, Token, SVID, Audit} }
+func Purposes() []Purpose { return []Purpose{CA, Token, SVID, Audit, OCSP} }
+
+// named are the purposes whose keys are made, used and deleted one by one: a certificate names each.
+func (p Purpose) named() bool { return p == CA || p == OCSP }
 
 // rotated are the purposes whose keys are rotated and retired here.
 func rotated() []Purpose { return []Purpose{Token, SVID} }

@@ -337,7 +337,7 @@ func (r *Ring) Signer(p Purpose, alg string) (Key, crypto.Signer, error) {
 	return found, snap.signers[found.ID], nil
 }
 
-// SignerByID is the signer of a key of purpose [CA] that is not expired: certificates name their issuer's key. Other
+// SignerByID is the signer of a key of purpose [CA] or [OCSP] that is not expired: certificates name their issuer's key. Other
 // purposes sign through [Ring.Signer] only, which minds their times (CodePurpose). It is CodeSealed without a KEK, CodeNoKey
 // if there is no such key, and what [Ring.Guard] says.
 func (r *Ring) SignerByID(id string) (crypto.Signer, error) {
@@ -352,8 +352,8 @@ func (r *Ring) SignerByID(id string) (crypto.Signer, error) {
 	if !ok || e.key.State(now) == Expired {
 		return nil, countersign.Errorf(countersign.CodeNoKey, "there is no key %q that is not expired", id)
 	}
-	if e.key.Purpose != CA {
-		return nil, countersign.Errorf(countersign.CodePurpose, "key %q is of purpose %s: only keys of purpose %s sign by their id", id, e.key.Purpose, CA)
+	if !e.key.Purpose.named() {
+		return nil, countersign.Errorf(countersign.CodePurpose, "key %q is of purpose %s: only keys of the purposes %s and %s sign by their id", id, e.key.Purpose, CA, OCSP)
 	}
 	return snap.signers[id], nil
 }

@@ -26,7 +26,7 @@ type NewKey struct {
 }
 
 // Create makes keys (1 to 32) in one Apply, in the order asked for; they are published when it returns. Purposes
-// other than [CA] take their first keys only (CodeKeyInUse): those of [Token] and [SVID] are replaced by [Ring.Rotate]. It is
+// other than [CA] and [OCSP] take their first keys only (CodeKeyInUse): those of [Token] and [SVID] are replaced by [Ring.Rotate]. It is
 // CodeSealed without a KEK.
 func (r *Ring) Create(ctx context.Context, by countersign.Caller, keys ...NewKey) ([]Key, error) {
 	now := utc(r.cfg.Now())
@@ -95,13 +95,13 @@ func checkNew(keys []NewKey, now time.Time) error {
 }
 
 func unknownPurpose(p Purpose) *countersign.Error {
-	return countersign.Errorf(countersign.CodePurpose, "there is no purpose %.16q: %s, %s, %s and %s are", p, CA, Token, SVID, Audit)
+	return countersign.Errorf(countersign.CodePurpose, "there is no purpose %.16q: %s, %s, %s, %s and %s are", p, CA, Token, SVID, Audit, OCSP)
 }
 
-// firstOfItsPurpose keeps purposes other than ca from a second set of keys beside the first.
+// firstOfItsPurpose keeps purposes whose keys are not named by certificates from a second set of keys beside the first.
 func firstOfItsPurpose(st state, made []Key, now time.Time) error {
 	for _, k := range made {
-		if k.Purpose == CA {
+		if k.Purpose.named() {
 			continue
 		}
 		for _, old := range st.keys(k.Purpose) {
