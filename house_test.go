@@ -138,6 +138,7 @@ func TestFuzzTargets(t *testing.T) {
 		"JSON body":          "api FuzzJSON",
 		"token request":      "sts FuzzParseRequest",
 		"CSR":                "ca FuzzCSR",
+		"OCSP request":       "ca FuzzOCSP",
 		"join string":        "api/client FuzzParseJoin",
 		"audit segment":      "storage/audit FuzzSegment",
 		"identity directory": "ca/identity FuzzLoad",

@@ -13,7 +13,7 @@ import (
 )
 
 // PKI is the handler of the plain HTTP listener for what certificates point to (RFC 5280 4.2.1.13 and 4.2.2.1): revocation
-// lists, and the authority's own certificates as DER, by subject key identifier. It is plain because who follows such a
+// lists, OCSP, and the authority's own certificates as DER, by subject key identifier. It is plain because who follows such a
 // pointer has no trust yet, and https would send it in circles (RFC 5280 8). Nothing else is served there.
 func (s *Server) PKI() http.Handler {
 	mux := http.NewServeMux()
@@ -43,7 +43,14 @@ func (s *Server) PKI() http.Handler {
 		issuer, ok := strings.CutSuffix(r.PathValue("file"), ".crl")
 		s.serveCRL(w, r, issuer, "", ok)
 	})
-	return mux
+	ocsp := s.ocspHandler(s.ipExtractor())
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if isOCSP(r.URL.Path) {
+			ocsp(w, r)
+			return
+		}
+		mux.ServeHTTP(w, r)
+	})
 }
 
 // serveCRL serves a list from memory (RFC 2585 section 3). A copy may be kept, and is asked about each time: what was revoked

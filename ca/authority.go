@@ -110,6 +110,7 @@ type Authority struct {
 	judged  judged
 	flights flights
 	lists   lists
+	ocsp    responders
 
 	rolling sync.Mutex // one change of the authority's own certificates at a time
 	heldMu  sync.Mutex
@@ -122,7 +123,7 @@ func Open(ctx context.Context, cfg Config) (*Authority, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &Authority{cfg: cfg}
+	a := &Authority{cfg: cfg, ocsp: newResponders()}
 	for _, name := range cfg.DNS {
 		if ip := net.ParseIP(name); ip != nil {
 			a.ips = append(a.ips, ip)
@@ -135,6 +136,9 @@ func Open(ctx context.Context, cfg Config) (*Authority, error) {
 	}
 	if err := a.reload(ctx); err != nil {
 		return nil, err
+	}
+	if err := a.readResponders(ctx); err != nil {
+		return nil, fmt.Errorf("read the OCSP responders: %w", err)
 	}
 	if err := a.settleAll(ctx); err != nil {
 		return nil, fmt.Errorf("settle what was open: %w", err)

@@ -392,7 +392,7 @@ func TestPointers(t *testing.T) {
 			if adjust != nil && (name == "service" || name == "operator") {
 				wants = 1
 			}
-			if len(c.CRLDistributionPoints) != wants || len(c.IssuingCertificateURL) != wants || len(c.OCSPServer) != 0 {
+			if len(c.CRLDistributionPoints) != wants || len(c.IssuingCertificateURL) != wants || len(c.OCSPServer) != wants {
 				t.Errorf("%s with address %v: %q %q", name, adjust != nil, c.CRLDistributionPoints, c.IssuingCertificateURL)
 			}
 		}
@@ -428,7 +428,9 @@ func TestPointersOfTBS(t *testing.T) {
 			c.CRLDistributionPoints = []string{point[:len(point)-7] + ".crl"}
 		},
 		"no issuer":  func(_ *Subject, c *x509.Certificate) { c.IssuingCertificateURL = nil },
-		"OCSP":       func(_ *Subject, c *x509.Certificate) { c.OCSPServer = []string{pkiURL + "/ocsp"} },
+		"no OCSP":    func(_ *Subject, c *x509.Certificate) { c.OCSPServer = nil },
+		"OCSP":       func(_ *Subject, c *x509.Certificate) { c.OCSPServer = []string{"https://pki.shop.internal/ocsp"} },
+		"OCSP twice": func(_ *Subject, c *x509.Certificate) { c.OCSPServer = append(c.OCSPServer, c.OCSPServer...) },
 		"no address": func(s *Subject, _ *x509.Certificate) { s.PKI = "" },
 		"another":    func(s *Subject, _ *x509.Certificate) { s.PKI = "http://other.internal" },
 		"https":      func(s *Subject, _ *x509.Certificate) { s.PKI = "https://pki.shop.internal" },

@@ -132,11 +132,12 @@ func (p *publisher) follow(now time.Time) {
 			continue
 		}
 		for _, gone := range all.all {
-			if gone.Retired.IsZero() || gone.Role == ProfileRoot || !signs(i, gone) || now.After(gone.cert.NotAfter) {
+			is := authorityStanding(i, gone)
+			if !is.revoked || now.After(gone.cert.NotAfter) {
 				continue
 			}
 			if serial, ok := parseSerial(gone.serial); ok {
-				s.add(revoked{crlEntry{serial, gone.Retired, reasonCode("cessationOfOperation")}, gone.cert.NotAfter})
+				s.add(revoked{crlEntry{serial, is.at, is.reason}, gone.cert.NotAfter})
 			}
 		}
 	}
@@ -205,7 +206,8 @@ func (p *publisher) take(ctx context.Context, name string, serial serialNumber, 
 	switch {
 	case err == nil && record.Value.Issuer != "":
 		r := record.Value
-		p.scope(r.Issuer).add(revoked{crlEntry{serial, r.RevokedAt, reasonCode(r.Reason)}, notAfter})
+		is := leafStanding(r, nil, nil)
+		p.scope(r.Issuer).add(revoked{crlEntry{serial, is.at, is.reason}, notAfter})
 	case err == nil || errors.Is(err, storage.ErrCorrupt) || errors.Is(err, storage.ErrNotFound):
 		r := revoked{crlEntry{serial, p.a.cfg.Now().UTC(), 0}, notAfter}
 		p.damage = append(p.damage, r)

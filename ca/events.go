@@ -54,6 +54,7 @@ type operatorDetail struct {
 const (
 	howInit     = "init"
 	howRotation = "rotation"
+	howSchedule = "schedule" // of responders
 )
 
 func authorityIntent(by countersign.Caller, p Profile, how string, t checkedTBS, notAfter time.Time) audit.Event {

@@ -34,7 +34,10 @@ func (a *Authority) roll(ctx context.Context) error {
 	if err := a.retireUnheld(ctx, by); err != nil {
 		return err
 	}
-	return a.dropOrphans(ctx, by)
+	if err := a.dropOrphans(ctx, by); err != nil {
+		return err
+	}
+	return a.dropResponders(ctx, by)
 }
 
 // retireUnheld retires intermediates that sign no more and of which nothing lives, then roots that have none.

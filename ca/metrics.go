@@ -15,6 +15,8 @@ type metrics struct {
 	denied      *prometheus.CounterVec
 	blocked     *prometheus.CounterVec
 	ends        *prometheus.GaugeVec
+	responders  *prometheus.GaugeVec
+	ocsp        *prometheus.CounterVec
 	issuedCount atomic.Uint64
 	deniedCount atomic.Uint64
 }
@@ -33,11 +35,17 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 		ends: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 			Name: "countersign_authority_not_after_seconds", Help: "When a signing certificate ends, as Unix time.",
 		}, []string{"role", "serial"}),
+		responders: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "countersign_ocsp_responder_not_after_seconds", Help: "When the certificate with which OCSP answers of an issuer are signed ends, as Unix time.",
+		}, []string{"issuer"}),
+		ocsp: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "countersign_ocsp_responses_total", Help: "OCSP responses by status (RFC 6960 4.2.1), and whether they cost a signature.",
+		}, []string{"status", "signed"}),
 	}
 	if r == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.issued, m.denied, m.blocked, m.ends} {
+	for _, c := range []prometheus.Collector{m.issued, m.denied, m.blocked, m.ends, m.responders, m.ocsp} {
 		if err := r.Register(c); err != nil {
 			return nil, fmt.Errorf("register metrics: %w", err)
 		}

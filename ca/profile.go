@@ -29,6 +29,8 @@ const (
 	ProfileAuthority    Profile = "authority"    // the daemon's own: serverAuth
 	ProfileRoot         Profile = "root"         // signs intermediates
 	ProfileIntermediate Profile = "intermediate" // signs leaves (pathlen 0)
+
+	profileResponder Profile = "ocsp" // signs OCSP responses for its issuer; see responder.go
 )
 
 // Subject is what a certificate is made from. Nothing of it comes from a certificate request but Key.
@@ -67,9 +69,12 @@ func (p Profile) Template(s Subject) (*x509.Certificate, error) {
 	if s.Issuer != nil {
 		t.AuthorityKeyID = s.Issuer.SubjectKeyId
 	}
-	if p.signs() {
+	switch {
+	case p.signs():
 		err = p.signingTemplate(t, s)
-	} else {
+	case p == profileResponder:
+		responderTemplate(t, s)
+	default:
 		err = p.leafTemplate(t, s)
 	}
 	return t.GetCertificate(), err
@@ -87,6 +92,8 @@ func (p Profile) extKeyUsages() (usages []x509.ExtKeyUsage, ok bool) {
 		return []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, true
 	case ProfileAuthority:
 		return []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}, true
+	case profileResponder:
+		return []x509.ExtKeyUsage{x509.ExtKeyUsageOCSPSigning}, true
 	case ProfileRoot, ProfileIntermediate:
 		return nil, true
 	}
@@ -124,6 +131,7 @@ func (p Profile) leafTemplate(t *x509util.Certificate, s Subject) error {
 	if s.PKI != "" && s.Issuer != nil && p != ProfileAuthority {
 		authority := hex.EncodeToString(s.Issuer.SubjectKeyId)
 		t.CRLDistributionPoints = []string{crlURL(s.PKI, authority, shardOf(s.Serial))}
+		t.OCSPServer = []string{s.PKI + "/ocsp"}
 		t.IssuingCertificateURL = []string{s.PKI + "/ca/" + authority + ".cer"}
 	}
 	return nil

@@ -133,9 +133,9 @@ func (a *Authority) settleOne(ctx context.Context, serial string, id countersign
 	return err
 }
 
-// onRecord tells whether a serial is that of a recorded leaf or authority.
+// onRecord tells whether a serial is that of a recorded leaf, authority or responder.
 func (a *Authority) onRecord(ctx context.Context, serial string) (bool, error) {
-	for _, table := range []string{certificatesTable().Name, authoritiesTable().Name} {
+	for _, table := range []string{certificatesTable().Name, authoritiesTable().Name, respondersTable().Name} {
 		_, err := a.cfg.Store.Get(ctx, table, serial)
 		if err == nil {
 			return true, nil
@@ -210,7 +210,7 @@ func (a *Authority) housekeep(ctx context.Context, head, moved uint64) error {
 	}
 	var failed error // a damaged record stays for ever: for its sake no other table may grow
 	for _, table := range []string{certificatesTable().Name, ownersTable().Name, keysTable().Name,
-		lineagesTable().Name, membersTable().Name, seenTable().Name, joinTable().Name, revokedTable().Name} {
+		lineagesTable().Name, membersTable().Name, seenTable().Name, joinTable().Name, revokedTable().Name, respondersTable().Name} {
 		for range pruneSteps {
 			n, err := a.cfg.Store.Prune(ctx, table, pruneStep)
 			failed = errors.Join(failed, err)

@@ -17,12 +17,13 @@ import (
 	"strings"
 )
 
-// checkedBytes are exact bytes that were checked for one issuer: a TBSCertificate (RFC 5280 4.1.1.1) by [checkTBS], or a
-// TBSCertList (5.1.1.1) by checkList. Only prepare and prepareList make them, and their sign is the only code of this package
-// that uses a key of the authority (TestOneWayToSign holds both): so nothing is signed without a check.
+// checkedBytes are exact bytes that were checked for one issuer: a TBSCertificate (RFC 5280 4.1.1.1) by [checkTBS], a
+// TBSCertList (5.1.1.1) by checkList, or a ResponseData (RFC 6960 4.2.1) by checkResponse. Only prepare, prepareList and
+// prepareResponse make them, and their signature is the only code of this package that uses a key of the authority
+// (TestOneWayToSign holds both): so nothing is signed without a check.
 type checkedBytes struct {
 	raw []byte
-	key crypto.PublicKey // the issuer's
+	key crypto.PublicKey // that will sign: the issuer's, or its responder's
 }
 
 // checkedTBS is a certificate that may be signed.
@@ -88,9 +89,8 @@ func sign(t checkedTBS, key crypto.Signer) (*x509.Certificate, error) {
 	return cert, nil
 }
 
-// sign signs exactly the checked bytes, and gives the whole (RFC 5280 4.1 and 5.1 have one form) only if the signature fits
-// the issuer's key.
-func (t checkedBytes) sign(key crypto.Signer) ([]byte, error) {
+// signature signs exactly the checked bytes, and gives the signature only if it fits the key that was to sign.
+func (t checkedBytes) signature(key crypto.Signer) ([]byte, error) {
 	digest := sha256.Sum256(t.raw)
 	signature, err := key.Sign(rand.Reader, digest[:], crypto.SHA256)
 	if err != nil {
@@ -99,6 +99,15 @@ func (t checkedBytes) sign(key crypto.Signer) ([]byte, error) {
 	public, ok := t.key.(*ecdsa.PublicKey)
 	if !ok || !ecdsa.VerifyASN1(public, digest[:], signature) {
 		return nil, errors.New("the signature does not fit the issuer's key")
+	}
+	return signature, nil
+}
+
+// sign gives the whole: certificates and lists have one form (RFC 5280 4.1 and 5.1).
+func (t checkedBytes) sign(key crypto.Signer) ([]byte, error) {
+	signature, err := t.signature(key)
+	if err != nil {
+		return nil, err
 	}
 	der, err := asn1.Marshal(struct {
 		TBS       asn1.RawValue
@@ -177,9 +186,12 @@ func checkFrame(_ Profile, s Subject, c *x509.Certificate) error {
 
 // checkNames: the one common name, exactly one URI, and the DNS names and addresses of the policy, each once.
 func checkNames(p Profile, s Subject, c *x509.Certificate) error {
-	uri, cn := s.ID.String(), s.ID.Name()
-	if p.signs() {
-		uri, cn = "spiffe://"+s.TrustDomain, signingName(s.TrustDomain, p, c.SubjectKeyId)
+	uris, cn := []string{s.ID.String()}, s.ID.Name()
+	if p.signs() || p == profileResponder {
+		uris, cn = []string{"spiffe://" + s.TrustDomain}, signingName(s.TrustDomain, p, c.SubjectKeyId)
+		if p == profileResponder { // it is nobody in the trust domain
+			uris = nil
+		}
 		if len(s.DNS)+len(s.IPs) > 0 {
 			return errors.New("an authority has host names")
 		}
@@ -187,7 +199,7 @@ func checkNames(p Profile, s Subject, c *x509.Certificate) error {
 	switch {
 	case len(c.Subject.Names) != 1 || c.Subject.CommonName != cn || cn == "" || len(cn) > maxCN:
 		return errors.New("subject")
-	case len(c.URIs) != 1 || c.URIs[0].String() != uri:
+	case len(c.URIs) != len(uris) || len(uris) == 1 && c.URIs[0].String() != uris[0]:
 		return errors.New("URI name")
 	case !slices.Equal(c.DNSNames, s.DNS):
 		return errors.New("DNS names")
@@ -224,6 +236,9 @@ func checkUsages(p Profile, _ Subject, c *x509.Certificate) error {
 	case ProfileAuthority:
 		usage = x509.KeyUsageDigitalSignature
 		extended = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
+	case profileResponder:
+		usage = x509.KeyUsageDigitalSignature
+		extended = []x509.ExtKeyUsage{x509.ExtKeyUsageOCSPSigning}
 	default:
 		return fmt.Errorf("there is no profile %q", string(p))
 	}
@@ -243,23 +258,24 @@ func checkUsages(p Profile, _ Subject, c *x509.Certificate) error {
 	return nil
 }
 
-// checkPointers: the list that may name this very serial, and the issuer's certificate; none without an address, and none in
+// checkPointers: the list that may name this very serial, the issuer's certificate, and the responder; none without an address, and none in
 // what the authority holds itself.
 func checkPointers(p Profile, s Subject, c *x509.Certificate) error {
-	var list, issuer []string
+	var list, issuer, responder []string
 	if pointsSomewhere(p, s) {
 		if s.Issuer == nil || !strings.HasPrefix(s.PKI, "http://") {
 			return errors.New("pointers without an issuer, or not plain")
 		}
 		list = []string{fmt.Sprintf("%s/crl/%x/%.2s.crl", s.PKI, s.Issuer.SubjectKeyId, fmt.Sprintf("%032x", c.SerialNumber))}
 		issuer = []string{fmt.Sprintf("%s/ca/%x.cer", s.PKI, s.Issuer.SubjectKeyId)}
+		responder = []string{s.PKI + "/ocsp"}
 	}
 	switch {
 	case !slices.Equal(c.CRLDistributionPoints, list):
 		return errors.New("CRL distribution points")
 	case !slices.Equal(c.IssuingCertificateURL, issuer):
 		return errors.New("issuer's address")
-	case len(c.OCSPServer) != 0:
+	case !slices.Equal(c.OCSPServer, responder):
 		return errors.New("OCSP responder")
 	}
 	return nil
@@ -278,7 +294,12 @@ func checkExtensions(p Profile, s Subject, c *x509.Certificate) error {
 	}
 	want := []row{
 		{oidKeyUsage, true}, {oidBasicConstraints, true},
-		{oidSubjectKeyID, false}, {oidAuthorityKeyID, false}, {oidSubjectAltName, false},
+		{oidSubjectKeyID, false}, {oidAuthorityKeyID, false},
+	}
+	if p == profileResponder {
+		want = append(want, row{oidOCSPNoCheck, false})
+	} else {
+		want = append(want, row{oidSubjectAltName, false})
 	}
 	if !p.signs() {
 		want = append(want, row{oidExtKeyUsage, false})

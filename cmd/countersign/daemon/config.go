@@ -39,7 +39,7 @@ type OpsConfig struct {
 	Listen string `yaml:"listen" mapstructure:"listen"`
 }
 
-// PKIConfig is the plain HTTP listener for revocation lists and issuer certificates; "" is off.
+// PKIConfig is the plain HTTP listener for revocation lists, OCSP and issuer certificates; "" is off.
 type PKIConfig struct {
 	Listen string `yaml:"listen" mapstructure:"listen"`
 	URL    string `yaml:"url" mapstructure:"url"` // http://, where others reach it: certificates point there

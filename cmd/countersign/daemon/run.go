@@ -214,7 +214,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 		d.keys.Run, d.book.Run, d.ca.Run, d.sts.Run, d.sts.FollowRevocations, d.keepServer, d.keepUnsealed, d.keepClock,
 	}
 	if d.cfg.PKI.Listen != "" {
-		work = append(work, d.ca.PublishCRLs)
+		work = append(work, d.ca.PublishCRLs, d.ca.KeepResponders)
 	}
 	for _, loop := range work {
 		group.Go(func() error { return loop(running) })
