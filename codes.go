@@ -57,6 +57,7 @@ const (
 	CodeNoRollback       Code = "CS2032"
 	CodeIssuerInUse      Code = "CS2033"
 	CodeRevokedMany      Code = "CS2040"
+	CodeNameConstraint   Code = "CS2080"
 	CodeClient           Code = "CS3001"
 	CodeClientMismatch   Code = "CS3002"
 	CodeGrantType        Code = "CS3003"
@@ -256,6 +257,8 @@ func Codes() []CodeInfo {
 			"wait until its certificates are renewed; see `countersign ca status`"},
 		{CodeRevokedMany, Unavailable, "", "more certificates of a service's callers are revoked than it can be told of",
 			"let them expire; disable the service whose certificates were revoked, or give it shorter ones"},
+		{CodeNameConstraint, Denied, "", "the authority's own certificates do not permit one of the DNS names",
+			"take the name out of the policy, or give the authority a root that permits it"},
 		{CodeClient, Unauthenticated, oauthClient, "the client is no service of the policy in force",
 			"use the certificate of a service that stands in the policy"},
 		{CodeClientMismatch, Unauthenticated, oauthClient, "client_id, certificate and client assertion do not name one client",

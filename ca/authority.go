@@ -29,6 +29,7 @@ type Config struct {
 	Policy      func() *countersign.Policy // the policy in force; never nil
 	TrustDomain string
 	DNS         []string         // the daemon's own names: DNS names and IP addresses
+	Permit      []string         // name constraints of what signs: suffixes of the DNS names that may be certified; none: all
 	Now         func() time.Time // nil: time.Now
 	Logger      *slog.Logger     // nil: discards
 
@@ -70,6 +71,9 @@ func (c Config) withDefaults() (Config, error) {
 		if err := CheckPKI(c.PKI); err != nil {
 			return c, fmt.Errorf("ca: %w", err)
 		}
+	}
+	if err := CheckPermit(c.Permit); err != nil {
+		return c, fmt.Errorf("ca: Permit: %w", err)
 	}
 	if c.Now == nil {
 		c.Now = time.Now

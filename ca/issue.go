@@ -122,6 +122,9 @@ func (a *Authority) decide(by countersign.Caller, r IssueRequest) (order, error)
 	if o.ttl, err = lifetime(r.TTL, most); err != nil {
 		return o, err
 	}
+	if err = a.permitted(o.names.dns); err != nil {
+		return o, err
+	}
 	o.csr, err = parseCSR(r.CSR, keyTypes, o.names)
 	return o, err
 }
@@ -151,7 +154,10 @@ func (a *Authority) IssueServer(ctx context.Context, request []byte) (*Certifica
 		by: by, how: howDaemon, profile: ProfileAuthority, ttl: a.cfg.ServerTTL,
 		names: names{id: id, dns: a.dns, ips: a.ips},
 	}
-	if o.csr, err = parseCSR(request, allKeyTypes(), o.names); err == nil {
+	if err = a.permitted(o.names.dns); err == nil {
+		o.csr, err = parseCSR(request, allKeyTypes(), o.names)
+	}
+	if err == nil {
 		var cert *Certificate
 		if cert, err = a.fulfil(ctx, o); err == nil {
 			return cert, nil
@@ -276,7 +282,7 @@ func (a *Authority) subject(o order, by issuer) (Subject, error) {
 	serial, err := newSerial()
 	return Subject{
 		ID: o.names.id, TrustDomain: a.cfg.TrustDomain, DNS: o.names.dns, IPs: o.names.ips, Key: o.csr.key,
-		Serial: serial, NotBefore: notBefore, NotAfter: notAfter, Issuer: parent, PKI: a.cfg.PKI,
+		Serial: serial, NotBefore: notBefore, NotAfter: notAfter, Issuer: parent, PKI: a.cfg.PKI, Permit: a.cfg.Permit,
 	}, err
 }
 

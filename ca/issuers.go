@@ -224,7 +224,7 @@ func (m *maker) make(ctx context.Context, role Profile, key keyring.Key, ttl tim
 	}
 	tbs, err := prepare(profile, Subject{
 		TrustDomain: m.cfg.TrustDomain, Key: key.Public, Serial: serial,
-		NotBefore: notBefore, NotAfter: notAfter, Issuer: parentCert,
+		NotBefore: notBefore, NotAfter: notAfter, Issuer: parentCert, Permit: m.cfg.Permit,
 	}, public)
 	if err != nil {
 		return issuer{}, fmt.Errorf("prepare the %s: %w", role, err)

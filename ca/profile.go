@@ -45,6 +45,7 @@ type Subject struct {
 	NotAfter    time.Time         // whole seconds, inclusive
 	Issuer      *x509.Certificate // nil: signs itself
 	PKI         string            // the address that leaves point to, as in [Config]; "": they point nowhere
+	Permit      []string          // as in [Config]: name constraints of signing certificates, which leaves must fit
 }
 
 const maxCN = 64 // ub-common-name, RFC 5280 appendix A.1
@@ -77,7 +78,11 @@ func (p Profile) Template(s Subject) (*x509.Certificate, error) {
 	default:
 		err = p.leafTemplate(t, s)
 	}
-	return t.GetCertificate(), err
+	made := t.GetCertificate()
+	if p.signs() {
+		constrain(made, s.Permit)
+	}
+	return made, err
 }
 
 // signs tells whether certificates of p sign certificates.

@@ -140,7 +140,7 @@ var (
 // demands is written down a second time, on purpose.
 func checkTBS(p Profile, s Subject, c *x509.Certificate) error {
 	for _, check := range []func(Profile, Subject, *x509.Certificate) error{
-		checkFrame, checkNames, checkUsages, checkPointers, checkExtensions,
+		checkFrame, checkNames, checkUsages, checkConstraints, checkPointers, checkExtensions,
 	} {
 		if err := check(p, s, c); err != nil {
 			return err
@@ -303,6 +303,9 @@ func checkExtensions(p Profile, s Subject, c *x509.Certificate) error {
 	}
 	if !p.signs() {
 		want = append(want, row{oidExtKeyUsage, false})
+	}
+	if p.signs() && len(s.Permit) > 0 {
+		want = append(want, row{oidNameConstraints, true})
 	}
 	if pointsSomewhere(p, s) {
 		want = append(want, row{oidDistribution, false}, row{oidAuthorityInfo, false})

@@ -168,7 +168,8 @@ func brokenServices() []brokenPolicy {
 		more("    dns: [§orders.shop.internal]\n", "given to two services"), more("    dns: [§localhost]\n", "reserved"), more("    dns: [§LOCALHOST.]\n", "reserved"),
 		more("    dns: [§'*.shop.internal']\n", "wildcard"), more("    dns: [§10.0.0.1]\n", "IP address"), more("    dns: [§'::1']\n", "IP address"),
 		more("    dns: [§Inventory.internal]\n", "lower case"), more("    dns: [§a.internal.]\n", "final dot"), more("    dns: [§a..b]\n", "no DNS name"),
-		more("    dns: [§cs.shop.example]\n", "the daemon's own"), more("    dns: [a.b, §a.b]\n", "stands twice"), more("    dns: §a.b\n", "must be a list"),
+		more("    dns: [§cs.shop.example]\n", "the daemon's own"), more("    dns: [a.internal, §a.internal]\n", "stands twice"), more("    dns: §a.b\n", "must be a list"),
+		more("    dns: [§a.example]\n", "outside the authority's name constraints"), more("    dns: [a.internal, §a.b.xinternal]\n", "outside the authority's name constraints"),
 		more("    §wildcard: true\n", "is not supported by this version"), more("    §disabled: true\n", "service disable NAME"), more("    enrol: [{§acme: true}]\n", "is not supported by this version"),
 		more("    §x5c: a.pem\n", "is not supported by this version"),
 		{accepts, "[{issuer: §idpp, audiences: [shop-web]}]", "there is no issuer"},
@@ -214,8 +215,10 @@ func brokenCalls() []brokenPolicy {
 	}
 }
 
-// ownName gives the daemon a name of its own, cs.shop.example, that no service may have.
-func ownName() []string { return []string{"COUNTERSIGN_DNS=localhost,cs.shop.example"} }
+// ownName gives the daemon a name of its own, cs.shop.example, that no service may have, and constraints for all others'.
+func ownName() []string {
+	return []string{"COUNTERSIGN_DNS=localhost,cs.shop.example", "COUNTERSIGN_CA_PERMIT=internal,localhost,shop.example"}
+}
 
 // policyDoor is a daemon with rightPolicy in force.
 func policyDoor(t *testing.T) *door {

@@ -56,6 +56,7 @@ func (a *app) initCommand() *cobra.Command {
 	f.StringVar(&o.Listen, "listen", "", "public address (default :8443)")
 	f.StringVar(&o.OpsListen, "ops-listen", "", "address for health and metrics (default 127.0.0.1:8444)")
 	f.StringSliceVar(&o.DNS, "dns", nil, "the daemon's own names and addresses (default localhost); the first stands in join strings")
+	f.StringSliceVar(&o.PermitDNS, "permit-dns", nil, "suffix of the DNS names that may be certified: a name constraint of root and intermediates (default: any name)")
 	f.StringVar(&o.Issuer, "issuer", "", "issuer identifier of tokens (default https://<first --dns>:<port>); never changes")
 	return c
 }

@@ -278,6 +278,16 @@ func (d *decoder) dnsName(s string) (string, error) {
 		return "write " + cut(lower), fmt.Errorf("the DNS name %s must be in lower case and without a final dot", quoted(s))
 	case countersign.CheckTrustDomain(s) != nil:
 		return "write it as orders.shop.internal", fmt.Errorf("%s is no DNS name: labels of a-z, 0-9 and inner hyphens, with single dots between them, at most 253 bytes", quoted(s))
+	case !d.permits(s):
+		return "use a name under " + cut(strings.Join(d.env.PermitDNS, ", ")),
+			fmt.Errorf("the DNS name %s is outside the authority's name constraints (`ca.permit`): nobody would take a certificate with it", quoted(s))
 	}
 	return "", nil
+}
+
+// permits tells whether a name is one of the permitted suffixes or has labels before one.
+func (d *decoder) permits(name string) bool {
+	return len(d.env.PermitDNS) == 0 || slices.ContainsFunc(d.env.PermitDNS, func(suffix string) bool {
+		return strings.HasSuffix("."+name, "."+suffix)
+	})
 }

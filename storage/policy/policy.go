@@ -19,6 +19,7 @@ type Env struct {
 	TrustDomain string   // the document's trust_domain must be this one
 	Issuer      string   // our own issuer identifier: never an external issuer
 	ReservedDNS []string // the daemon's own names, which no service may have; any case
+	PermitDNS   []string // the suffixes that the authority's name constraints permit (RFC 5280 4.2.1.10), in lower case; none: all
 }
 
 // Bounds of a document. What exceeds one is a fault.

@@ -295,3 +295,22 @@ func TestBounds(t *testing.T) {
 		t.Errorf("%v", faults)
 	}
 }
+
+// A name outside of what the authority's certificates permit is a fault of its own line; without constraints there is none.
+func TestPermittedDNS(t *testing.T) {
+	env := testEnv()
+	env.PermitDNS = []string{"orders.shop.internal", "example"}
+	_, faults := Parse(testdata(t, "shop.yaml"), env)
+	if len(faults) != 1 || faults[0].Path != "services[0].dns[0]" || !strings.Contains(faults[0].Msg, "name constraints") ||
+		!strings.Contains(faults[0].Hint, "orders.shop.internal, example") {
+		t.Errorf("%s", report(faults))
+	}
+	env.PermitDNS = []string{"internal"}
+	if _, faults := Parse(testdata(t, "shop.yaml"), env); len(faults) > 0 {
+		t.Errorf("%s", report(faults))
+	}
+	env.PermitDNS = []string{"p.internal"} // a suffix of labels, not of letters
+	if _, faults := Parse(testdata(t, "shop.yaml"), env); len(faults) != 2 {
+		t.Errorf("%s", report(faults))
+	}
+}

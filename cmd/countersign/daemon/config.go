@@ -74,6 +74,9 @@ type CAConfig struct {
 	Root         Duration `yaml:"root" mapstructure:"root"`
 	Intermediate Duration `yaml:"intermediate" mapstructure:"intermediate"`
 	Lead         Duration `yaml:"lead" mapstructure:"lead"` // a new root is published this long before it signs; 0: computed
+
+	// Permit are the suffixes of the DNS names that may be certified: name constraints of what init and rotations make.
+	Permit []string `yaml:"permit" mapstructure:"permit"`
 }
 
 // JoinConfig is about join tokens.
@@ -219,6 +222,7 @@ func (c Config) Validate() []Problem {
 			add("dns", "%v", err)
 		}
 	}
+	faults = append(faults, c.validatePermit()...)
 	for _, p := range c.Proxies {
 		if _, err := netip.ParsePrefix(p); err != nil {
 			add("proxies", "%q is no prefix: write for example 10.1.2.3/32", p)
@@ -233,6 +237,22 @@ func (c Config) Validate() []Problem {
 		}
 	}
 	return append(faults, c.validateCombinations()...)
+}
+
+// validatePermit: the suffixes themselves, and the daemon's own names against them. Addresses are no DNS names.
+func (c Config) validatePermit() []Problem {
+	if err := ca.CheckPermit(c.CA.Permit); err != nil {
+		return []Problem{{Key: "ca.permit", Msg: err.Error()}}
+	}
+	var faults []Problem
+	for _, name := range c.DNS {
+		if _, err := netip.ParseAddr(name); err != nil && !ca.Permits(c.CA.Permit, name) {
+			faults = append(faults, Problem{Key: "dns", Msg: fmt.Sprintf(
+				"%q is outside of ca.permit (%s), and nobody would take the daemon's certificate: give the daemon a name under it, or permit this one too",
+				name, strings.Join(c.CA.Permit, ", "))})
+		}
+	}
+	return faults
 }
 
 // validateCombinations checks values against each other and those of a fixed set.

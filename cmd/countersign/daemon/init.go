@@ -27,6 +27,7 @@ type InitOptions struct {
 	Listen    string
 	OpsListen string
 	DNS       []string
+	PermitDNS []string // name constraints of the root; see [CAConfig]
 	Issuer    string
 	Config    func(*Config) // last changes, for `dev` and the demo
 	Version   string
@@ -100,6 +101,7 @@ func initialConfig(o InitOptions) Config {
 	if len(o.DNS) > 0 {
 		cfg.DNS = o.DNS
 	}
+	cfg.CA.Permit = o.PermitDNS
 	cfg.Issuer = o.Issuer
 	if cfg.Issuer == "" {
 		_, port, err := net.SplitHostPort(cfg.Listen)
@@ -203,6 +205,9 @@ func writeConfig(dir Dir, cfg Config) error {
 	doc := map[string]any{"domain": cfg.Domain, "issuer": cfg.Issuer, "listen": cfg.Listen, "dns": cfg.DNS}
 	if cfg.Ops.Listen != defaults.Ops.Listen {
 		doc["ops"] = map[string]any{"listen": cfg.Ops.Listen}
+	}
+	if len(cfg.CA.Permit) > 0 {
+		doc["ca"] = map[string]any{"permit": cfg.CA.Permit}
 	}
 	if cfg.Token != defaults.Token {
 		doc["token"] = map[string]any{"lead": cfg.Token.Lead.String(), "rotate": cfg.Token.Rotate.String()}

@@ -135,7 +135,7 @@ const maxTokenTTL = time.Hour
 func (p *parts) openPolicy(ctx context.Context) error {
 	book, err := policy.Open(ctx, policy.Config{
 		Store: p.store, Audit: p.audit, Now: p.now, Logger: p.log,
-		Env: policy.Env{TrustDomain: p.cfg.Domain, Issuer: p.cfg.Issuer, ReservedDNS: p.cfg.DNS},
+		Env: policy.Env{TrustDomain: p.cfg.Domain, Issuer: p.cfg.Issuer, ReservedDNS: p.cfg.DNS, PermitDNS: p.cfg.CA.Permit},
 	})
 	if err != nil {
 		return fmt.Errorf("open the policy: %w", err)
@@ -152,7 +152,7 @@ func (p *parts) caConfig() ca.Config {
 		ServerTTL: time.Duration(p.cfg.Certificate.Server), JoinTTL: time.Duration(p.cfg.Join.TTL),
 		IntermediateTTL: time.Duration(p.cfg.CA.Intermediate), RootTTL: time.Duration(p.cfg.CA.Root),
 		Grace:    time.Duration(p.cfg.Certificate.Grace),
-		RootLead: time.Duration(p.cfg.CA.Lead), PKI: p.cfg.PKI.URL,
+		RootLead: time.Duration(p.cfg.CA.Lead), PKI: p.cfg.PKI.URL, Permit: p.cfg.CA.Permit,
 	}
 }
 
