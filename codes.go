@@ -120,6 +120,11 @@ const (
 	CodeKeyInUse         Code = "CS5005"
 	CodeKeysMany         Code = "CS5006"
 	CodeKEKPlace         Code = "CS5010"
+	CodeKMSBuild         Code = "CS5030"
+	CodeKMSDown          Code = "CS5031"
+	CodeKMSKey           Code = "CS5032"
+	CodeKMSPlace         Code = "CS5033"
+	CodeKMSPIN           Code = "CS5034"
 	CodeBusy             Code = "CS6001"
 	CodeUnknownOutcome   Code = "CS6002"
 	CodeDamaged          Code = "CS6003"
@@ -383,6 +388,16 @@ func Codes() []CodeInfo {
 			"wait until older keys expire; countersign key list"},
 		{CodeKEKPlace, Conflict, "", "the KEK's file is not where it can be replaced",
 			"the KEK must be <dir>/kek, mode 0400, in a directory that the daemon may write to"},
+		{CodeKMSBuild, Conflict, "", "a key is in a token behind a PKCS#11 module, which this build of countersign can't load",
+			"run the build for hardware keys: make build-hsm (docs/hsm.md)"},
+		{CodeKMSDown, Unavailable, oauthNotNow, "the token that holds the signing key can't be used at the moment; nothing was signed",
+			"repeat it; an operator looks at the token, its module and the way to it: the daemon goes on by itself (docs/hsm.md)"},
+		{CodeKMSKey, Conflict, "", "a signing key is not in its token, or is another key there",
+			"connect the token that the key was made in; a key that can't be had is never replaced"},
+		{CodeKMSPlace, Conflict, "", "the configuration does not name the token that holds a key",
+			"name it under keys.also in countersign.yaml"},
+		{CodeKMSPIN, Conflict, "", "the PIN of a token can't be read, or the token refuses it",
+			"put the PIN into the file that pin-source or COUNTERSIGN_KEYS_PIN_FILE names, mode 0400"},
 		{CodeBusy, Unavailable, oauthNotNow, "the store is busy or the disk is full; nothing was changed",
 			"look at the disk; repeat as Retry-After says"},
 		{CodeUnknownOutcome, Unavailable, oauthNotNow, "it is not known whether the change was made",

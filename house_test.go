@@ -145,6 +145,7 @@ func TestFuzzTargets(t *testing.T) {
 		"callers.json":       "ca/mtls FuzzCallersFile",
 		"ID":                 ". FuzzParseID",
 		"KEK":                "storage/keyring FuzzParseKEK",
+		"place of keys":      "storage/keyring FuzzParsePlace",
 		"record":             "storage/bolt FuzzRecord",
 		"database pages":     "storage/bolt FuzzPages",
 		"path":               "sts/relay/filter FuzzPath",

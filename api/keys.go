@@ -15,7 +15,7 @@ func (s *Server) keys(rq *request) error {
 		for _, k := range s.Keys.Keys(purpose) {
 			out.Keys = append(out.Keys, wire.Key{
 				ID: k.ID, Purpose: string(k.Purpose), Alg: k.Alg, State: k.State(now).String(),
-				Published: k.Published, SignsFrom: k.SignsFrom, SignsUntil: k.SignsUntil, VerifiesUntil: k.VerifiesUntil,
+				Published: k.Published, SignsFrom: k.SignsFrom, SignsUntil: k.SignsUntil, VerifiesUntil: k.VerifiesUntil, KMS: k.KMS,
 			})
 		}
 	}
@@ -70,7 +70,7 @@ func keyPlan(plan keyring.Plan) wire.KeyPlan {
 	for _, k := range plan.Keys {
 		out.Keys = append(out.Keys, wire.Key{
 			ID: k.ID, Purpose: string(k.Purpose), Alg: k.Alg, State: k.State, Published: k.Published, SignsFrom: k.SignsFrom,
-			SignsUntil: k.SignsUntil, VerifiesUntil: k.VerifiesUntil, New: k.New,
+			SignsUntil: k.SignsUntil, VerifiesUntil: k.VerifiesUntil, KMS: k.KMS, New: k.New,
 		})
 	}
 	return out

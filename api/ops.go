@@ -50,6 +50,7 @@ func (s *Server) readiness() wire.Readiness {
 	if s.Keys.Sealed() {
 		reasons = append(reasons, "sealed: there is no key-encryption key")
 	}
+	reasons = append(reasons, s.Keys.Lost()...)
 	if !s.canIssue() {
 		reasons = append(reasons, "there is no intermediate that is valid now")
 	}

@@ -248,6 +248,9 @@ func (a *Authority) fulfil(ctx context.Context, o order) (*Certificate, error) {
 	leaf, err := sign(tbs, signer)
 	if err != nil {
 		a.abandon(ctx, o, serial, "signing did not succeed")
+		if known := countersign.AsError(err); known.Code == countersign.CodeKMSDown {
+			return nil, known
+		}
 		return nil, countersign.Errorf(countersign.CodeInternal, "the certificate can't be signed").Because(err)
 	}
 	record := newRecord(o, leaf, s.Issuer, a.cfg.Now())

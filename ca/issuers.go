@@ -169,7 +169,9 @@ func Init(ctx context.Context, cfg Config, by countersign.Caller) error {
 		return errors.New("the store holds a certificate authority already; nothing was changed")
 	}
 	key := keyring.NewKey{Purpose: keyring.CA, Alg: "ES256", SignsFrom: cfg.Now()}
-	keys, err := cfg.Keys.Create(ctx, by, key, key)
+	rootKey := key
+	rootKey.Root = true
+	keys, err := cfg.Keys.Create(ctx, by, rootKey, key)
 	if err != nil {
 		return fmt.Errorf("make the authority's keys: %w", err)
 	}

@@ -110,6 +110,7 @@ func (a *Authority) carryOut(ctx context.Context, by countersign.Caller, p plann
 	wanted := []keyring.NewKey{{Purpose: keyring.CA, Alg: "ES256", SignsFrom: a.cfg.Now()}}
 	if p.role == ProfileRoot {
 		wanted = append(wanted, wanted[0])
+		wanted[1].Root = true
 	}
 	keys, err := a.cfg.Keys.Create(ctx, by, wanted...)
 	if err != nil {

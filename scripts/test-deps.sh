@@ -9,6 +9,7 @@ want gcc gcc # for -race
 want openssl openssl
 want curl curl
 want strace strace
+want softhsm2-util softhsm2 # a token behind a PKCS#11 module, for hsm_test.go of cmd/countersign
 want /usr/sbin/nginx nginx-light # which nginx_test.go of storage/policy/export runs
 want keytool openjdk-17-jdk-headless
 want javac openjdk-17-jdk-headless

@@ -17,6 +17,7 @@ type Key struct {
 	SignsFrom     time.Time `json:"signs_from"`
 	SignsUntil    time.Time `json:"signs_until,omitzero"`    // absent: open
 	VerifiesUntil time.Time `json:"verifies_until,omitzero"` // absent: open
+	KMS           string    `json:"kms,omitempty"`           // URI of a key in a token (RFC 7512); absent: sealed in the database
 	New           bool      `json:"new,omitempty"`           // made, or to be made, by this rotation
 }
 

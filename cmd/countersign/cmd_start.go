@@ -26,7 +26,9 @@ func (a *app) initCommand() *cobra.Command {
 		Use:   "init --trust-domain DOMAIN",
 		Short: "make a new authority: configuration, keys, root, intermediate, first operator",
 		Long: `Makes a new authority in --dir: configuration, key-encryption key, root, intermediate, signing keys, and the first operator
-(an admin, in operators/admin). Refuses a directory that holds anything of ours.`,
+(an admin, in operators/admin). Refuses a directory that holds anything of ours.
+
+With --kms the keys of root, intermediate and tokens are made in a token (HSM) and never leave it; that needs the build that "make build-hsm" makes.`,
 		Example: "  countersign init --dir /var/lib/countersign --trust-domain shop.internal --dns ca.shop.internal",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -58,6 +60,7 @@ func (a *app) initCommand() *cobra.Command {
 	f.StringSliceVar(&o.DNS, "dns", nil, "the daemon's own names and addresses (default localhost); the first stands in join strings")
 	f.StringSliceVar(&o.PermitDNS, "permit-dns", nil, "suffix of the DNS names that may be certified: a name constraint of root and intermediates (default: any name)")
 	f.StringVar(&o.Issuer, "issuer", "", "issuer identifier of tokens (default https://<first --dns>:<port>); never changes")
+	f.StringVar(&o.KMS, "kms", "", "make root, intermediate and token keys in this token: a pkcs11: URI with the PIN in a file (docs/hsm.md)")
 	return c
 }
 

@@ -291,6 +291,7 @@ func TestDocuments(t *testing.T) {
 		"chain.md":        "TestChain and TestDocument of examples/chain",
 		"clients.md":      "TestClientsDocument",
 		"conformance.md":  "TestConformanceDocument",
+		"hsm.md":          "TestHSMDocument",
 		"mtls.md":         "TestSDKDocuments",
 		"operations.md":   "TestOperations",
 		"policy-tools.md": "TestPolicyToolsDocument",

@@ -50,8 +50,11 @@ type change struct {
 	rewrap  *rewrap // nil: the KEK stays
 }
 
-// newEntry makes and seals a new key.
-func (r *Ring) newEntry(k Key) (entry, error) {
+// newEntry makes a new key where Config.Places says: sealed, or in a token. root tells keys of roots from others of purpose CA.
+func (r *Ring) newEntry(k Key, root bool) (entry, error) {
+	if place := r.cfg.Places.of(k.Purpose, root); place.Managed() {
+		return r.newManaged(k, place)
+	}
 	var key crypto.Signer
 	// A kid is typed as an argument of commands: one that begins like a flag would be taken for one in the worst moment.
 	for k.ID == "" || k.ID[0] == '-' {
@@ -84,7 +87,11 @@ func (st state) next(c change, h head) state {
 	for _, e := range c.add {
 		entries[e.key.ID] = e
 	}
+	h.Doomed = slices.Clone(st.head.Doomed)
 	for _, id := range c.drop {
+		if uri := entries[id].record.KMS; uri != "" {
+			h.Doomed = append(h.Doomed, uri)
+		}
 		delete(entries, id)
 	}
 	if c.rewrap != nil {
@@ -215,6 +222,11 @@ func (r *Ring) abandon(ctx context.Context, by countersign.Caller, c change, err
 // settled takes the change out of the head again.
 func (r *Ring) settled(ctx context.Context, st state) error {
 	st.head.Unsettled = nil
+	return r.writeHead(ctx, st)
+}
+
+// writeHead replaces the head by that of st, which is otherwise what is in force.
+func (r *Ring) writeHead(ctx context.Context, st state) (err error) {
 	op, err := headRecords().Put(headKey, st.head, time.Time{}, unchanged(st.headRev))
 	if err != nil {
 		return err

@@ -39,6 +39,9 @@ func (r *Ring) Drop(ctx context.Context, by countersign.Caller, ids ...string) e
 		err = r.commit(ctx, by, st, change{
 			event: eventDeleted, subject: strings.Join(drop, ","), drop: drop, detail: detail{Deleted: drop},
 		})
+		if err == nil {
+			r.bury(ctx)
+		}
 		if !errors.Is(err, storage.ErrConflict) {
 			return err
 		}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"crypto"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -65,6 +66,7 @@ type Key struct {
 	SignsFrom     time.Time        `json:"signs_from"`
 	SignsUntil    time.Time        `json:"signs_until,omitzero"`    // zero: open
 	VerifiesUntil time.Time        `json:"verifies_until,omitzero"` // zero: open
+	KMS           string           `json:"kms,omitempty"`           // URI of a key in a token; "": sealed in the store
 }
 
 // State is the key's state at now. Each interval holds its first instant and not its last.
@@ -84,8 +86,14 @@ func (k Key) State(now time.Time) State {
 func (k Key) Planned(now time.Time) PlannedKey {
 	return PlannedKey{
 		ID: k.ID, Purpose: k.Purpose, Alg: k.Alg, State: k.State(now).String(), Published: k.Published,
-		SignsFrom: k.SignsFrom, SignsUntil: k.SignsUntil, VerifiesUntil: k.VerifiesUntil,
+		SignsFrom: k.SignsFrom, SignsUntil: k.SignsUntil, VerifiesUntil: k.VerifiesUntil, KMS: k.KMS,
 	}
+}
+
+// Token is the URI of the token that holds the key, "" if it is sealed in the store.
+func (k Key) Token() string {
+	token, _, _ := strings.Cut(k.KMS, ";id=")
+	return token
 }
 
 // ended tells whether the instant until, if there is one, has come.
@@ -101,6 +109,7 @@ type PlannedKey struct {
 	SignsFrom     time.Time `json:"signs_from"`
 	SignsUntil    time.Time `json:"signs_until,omitzero"`    // zero: open
 	VerifiesUntil time.Time `json:"verifies_until,omitzero"` // zero: open
+	KMS           string    `json:"kms,omitempty"`           // URI of a key in a token; "": sealed in the store, or not made
 	New           bool      `json:"new"`
 }
 

@@ -24,6 +24,14 @@
 //  4. An audit record with outcome "ok". A crash after it repeats it, marked as recovered.
 //  5. The head is written as settled. [Ring.Run] of any node does steps 4 and 5 for a change left unsettled.
 //
+// # Keys in tokens
+//
+// Where [Config].Places says so, keys are made in a token behind a PKCS#11 module and never leave it. Their records hold the
+// key's URI in place of the private half, bound to kid and purpose under the KEK as a sealed key is. At start each must be there,
+// have the recorded public half and fit it. A token that fails is lost: nothing is signed with its keys until [Ring.Run] has
+// opened it anew and found them all. A key that is dropped is destroyed after the Apply that drops it; the head keeps its URI
+// until that is done. A crash between making a key and the Apply leaves a key in the token that no record names.
+//
 // The package never hands out a private key, never makes a key in place of one that it can't unseal, never skips a
 // record that it can't read, never signs by itself, never generates keys inside Apply, and never deletes a key of purpose
 // [CA] or [Audit].

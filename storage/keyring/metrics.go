@@ -22,9 +22,17 @@ func (collector) signsUntil() *prometheus.Desc {
 		"When the active key ceases to sign; absent while that is open.", []string{"purpose", "alg"}, nil)
 }
 
+func (collector) up() *prometheus.Desc {
+	return prometheus.NewDesc("countersign_kms_up", "1 while the keys in the token can be used.", []string{"token"}, nil)
+}
+
+func (collector) losses() *prometheus.Desc {
+	return prometheus.NewDesc("countersign_kms_losses_total", "How often the token was lost since the start.", []string{"token"}, nil)
+}
+
 // Describe implements prometheus.Collector.
 func (c collector) Describe(out chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{c.sealed(), c.rotations(), c.age(), c.signsUntil()} {
+	for _, d := range []*prometheus.Desc{c.sealed(), c.rotations(), c.age(), c.signsUntil(), c.up(), c.losses()} {
 		out <- d
 	}
 }
@@ -37,6 +45,15 @@ func (c collector) Collect(out chan<- prometheus.Metric) {
 	}
 	out <- prometheus.MustNewConstMetric(c.sealed(), prometheus.GaugeValue, isSealed)
 	out <- prometheus.MustNewConstMetric(c.rotations(), prometheus.CounterValue, float64(c.ring.rotations.Load()))
+	for _, d := range c.ring.devices {
+		up := 1.0
+		if d.usable() != nil {
+			up = 0
+		}
+		token := d.place.String()
+		out <- prometheus.MustNewConstMetric(c.up(), prometheus.GaugeValue, up, token)
+		out <- prometheus.MustNewConstMetric(c.losses(), prometheus.CounterValue, float64(d.losses.Load()), token)
+	}
 	now, snap := c.ring.cfg.Now(), c.ring.snap.Load()
 	for of := range snap.signing {
 		k, ok := snap.active(of, now)

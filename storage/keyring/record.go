@@ -39,7 +39,8 @@ type record struct {
 	SignsFrom     time.Time `json:"signs_from"`
 	SignsUntil    time.Time `json:"signs_until,omitzero"`
 	VerifiesUntil time.Time `json:"verifies_until,omitzero"`
-	Sealed        sealed    `json:"sealed"`
+	Sealed        sealed    `json:"sealed"`        // of a key in a token: its URI, so that nobody without the KEK can name another
+	KMS           string    `json:"kms,omitempty"` // the URI of a key in a token (RFC 7512); "": Sealed holds the private key
 }
 
 // head names all keys of the ring, so that a lost record is seen, and orders its changes: each one replaces the head
@@ -49,6 +50,7 @@ type head struct {
 	At        time.Time `json:"at"`
 	Keys      []string  `json:"keys"` // kids, sorted
 	Unsettled *pending  `json:"unsettled,omitempty"`
+	Doomed    []string  `json:"doomed,omitempty"` // URIs of keys that are dropped here and must still be destroyed in their tokens
 }
 
 // pending is a change that is made and whose outcome may not be in the audit log yet.
@@ -188,7 +190,7 @@ func decode(item storage.Entry[record]) (entry, error) {
 	}
 	return entry{rev: item.Rev, record: rec, key: Key{
 		ID: id, Purpose: rec.Purpose, Alg: rec.Alg, Public: pub, Published: rec.Published,
-		SignsFrom: rec.SignsFrom, SignsUntil: rec.SignsUntil, VerifiesUntil: rec.VerifiesUntil,
+		SignsFrom: rec.SignsFrom, SignsUntil: rec.SignsUntil, VerifiesUntil: rec.VerifiesUntil, KMS: rec.KMS,
 	}}, nil
 }
 
@@ -200,6 +202,6 @@ func newRecord(k Key, s sealed) (record, error) {
 	}
 	return record{
 		Purpose: k.Purpose, Alg: k.Alg, Public: pub, Published: k.Published,
-		SignsFrom: k.SignsFrom, SignsUntil: k.SignsUntil, VerifiesUntil: k.VerifiesUntil, Sealed: s,
+		SignsFrom: k.SignsFrom, SignsUntil: k.SignsUntil, VerifiesUntil: k.VerifiesUntil, Sealed: s, KMS: k.KMS,
 	}, nil
 }

@@ -69,7 +69,7 @@ func (r *Ring) authorisedRetire(ctx context.Context, by countersign.Caller, id s
 	return Plan{}, storeError(storage.ErrConflict)
 }
 
-func (r *Ring) retireOnce(ctx context.Context, by countersign.Caller, st state, id string, o RetireOptions) (Plan, error) {
+func (r *Ring) retireOnce(ctx context.Context, by countersign.Caller, st state, id string, o RetireOptions) (_ Plan, err error) {
 	e, ok := st.entries[id]
 	switch {
 	case !ok:
@@ -85,10 +85,11 @@ func (r *Ring) retireOnce(ctx context.Context, by countersign.Caller, st state, 
 	}
 	c := change{event: eventRetired, subject: id, moved: ret.moved, detail: detail{Compromised: o.Compromised}}
 	var fresh []Key
+	defer func() { r.unmake(ctx, c.add, err) }()
 	for _, k := range ret.fresh {
 		added := entry{key: k}
 		if !o.DryRun {
-			if added, err = r.newEntry(k); err != nil {
+			if added, err = r.newEntry(k, false); err != nil {
 				return Plan{}, err
 			}
 		}

@@ -45,6 +45,9 @@ type Config struct {
 	// lead, as those of a rotation do: verifiers may have a copy of the published keys that lacks them.
 	Upgrade bool
 
+	Places  Places // where new keys are made, and other tokens with keys of the ring; zero: all in the store
+	PINFile string // holds the PIN of tokens whose place names no file of its own; "": there are none
+
 	Registerer prometheus.Registerer // may be nil
 }
 
@@ -73,6 +76,14 @@ func (c *Config) defaults() error {
 	if c.RotateEvery < c.Lead {
 		return fmt.Errorf("keyring: RotateEvery (%s) is shorter than Lead (%s)", c.RotateEvery, c.Lead)
 	}
+	if err := c.Places.Check(); err != nil {
+		return fmt.Errorf("keyring: %w", err)
+	}
+	for _, p := range c.Places.managed() {
+		if err := p.Supported(); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
@@ -81,6 +92,7 @@ type Ring struct {
 	cfg       Config
 	snap      atomic.Pointer[snapshot]
 	rotations atomic.Uint64
+	devices   []*device // the tokens of cfg.Places
 
 	mu  sync.Mutex  // one change or reading at a time; never held by Keys, Signer and the other look-ups
 	kek cipher.AEAD // nil while sealed; guarded by mu
@@ -138,6 +150,9 @@ func Open(ctx context.Context, cfg Config) (*Ring, error) {
 	kek := cfg.KEK
 	cfg.KEK = nil
 	r := &Ring{cfg: cfg}
+	for _, p := range cfg.Places.managed() {
+		r.devices = append(r.devices, newDevice(p, cfg.PINFile))
+	}
 	r.snap.Store(newSnapshot(state{}))
 	st, err := load(ctx, cfg.Store)
 	if err != nil {
@@ -145,12 +160,13 @@ func Open(ctx context.Context, cfg Config) (*Ring, error) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if kek != nil {
+	if err = r.placed(st); err == nil && kek != nil {
 		err = r.adopt(ctx, st, kek)
-	} else {
+	} else if err == nil {
 		err = r.publish(st)
 	}
 	if err != nil {
+		r.Close()
 		return nil, fmt.Errorf("open the keyring: %w", err)
 	}
 	if cfg.Registerer != nil {
@@ -262,6 +278,16 @@ func (r *Ring) prepareWith(kek cipher.AEAD, st state) (*snapshot, error) {
 			next.signers[id] = known
 			continue
 		}
+		if e.record.KMS != "" {
+			held, err := r.hold(kek, e)
+			if err != nil {
+				return nil, err
+			}
+			if held != nil {
+				next.signers[id] = held
+			}
+			continue
+		}
 		unsealed, err := unseal(kek, id, e.key.Purpose, e.key.Public, e.record.Sealed)
 		if err != nil {
 			return nil, damaged("key %s: %v", id, err)
@@ -272,10 +298,13 @@ func (r *Ring) prepareWith(kek cipher.AEAD, st state) (*snapshot, error) {
 }
 
 // swap is the one instant at which keys become visible and begin or cease to be usable on this node.
-func (r *Ring) swap(next *snapshot) { close(r.snap.Swap(next).changed) }
+func (r *Ring) swap(next *snapshot) {
+	r.retain(next.state)
+	close(r.snap.Swap(next).changed)
+}
 
 func sameSeal(a, b record) bool {
-	return a.Purpose == b.Purpose && a.Sealed.Version == b.Sealed.Version &&
+	return a.Purpose == b.Purpose && a.KMS == b.KMS && a.Sealed.Version == b.Sealed.Version &&
 		bytes.Equal(a.Sealed.DataKey, b.Sealed.DataKey) && bytes.Equal(a.Sealed.Private, b.Sealed.Private)
 }
 
@@ -318,7 +347,8 @@ func (r *Ring) Guard() error {
 }
 
 // Signer is the active key of purpose p for alg; of several, the one that began to sign last. It is CodeSealed, which
-// matches [ErrSealed], without a KEK, CodeNoKey if there is none, and for purposes other than [Audit] what [Ring.Guard] says.
+// matches [ErrSealed], without a KEK, CodeNoKey if there is none, CodeKMSDown while its token is lost,
+// and for purposes other than [Audit] what [Ring.Guard] says.
 func (r *Ring) Signer(p Purpose, alg string) (Key, crypto.Signer, error) {
 	now, snap := r.cfg.Now(), r.snap.Load()
 	if snap.signers == nil {
@@ -334,7 +364,8 @@ func (r *Ring) Signer(p Purpose, alg string) (Key, crypto.Signer, error) {
 		return Key{}, nil, countersign.Errorf(countersign.CodeNoKey, "no key of purpose %s signs %s at the moment", p, alg).
 			WithHint("countersign key list shows the keys and their times")
 	}
-	return found, snap.signers[found.ID], nil
+	signer, err := snap.signer(found.ID)
+	return found, signer, err
 }
 
 // SignerByID is the signer of a key of purpose [CA] or [OCSP] that is not expired: certificates name their issuer's key. Other
@@ -355,7 +386,21 @@ func (r *Ring) SignerByID(id string) (crypto.Signer, error) {
 	if !e.key.Purpose.named() {
 		return nil, countersign.Errorf(countersign.CodePurpose, "key %q is of purpose %s: only keys of the purposes %s and %s sign by their id", id, e.key.Purpose, CA, OCSP)
 	}
-	return snap.signers[id], nil
+	return snap.signer(id)
+}
+
+// signer is the signer of a key that may sign now, or why it can't: a token that is lost is told before anything is recorded.
+func (s *snapshot) signer(id string) (crypto.Signer, error) {
+	found, ok := s.signers[id]
+	if !ok { // it was over when the snapshot was made, and the clock says now that it was not
+		return nil, countersign.Errorf(countersign.CodeNoKey, "the key %q can't be used at the moment", id)
+	}
+	if held, ok := found.(*heldKey); ok {
+		if err := held.device.usable(); err != nil {
+			return nil, err
+		}
+	}
+	return found, nil
 }
 
 func sealedError() *countersign.Error {

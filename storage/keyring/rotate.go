@@ -19,6 +19,7 @@ const conflictTries = 4
 // NewKey asks for one key. Times have no meaning for other purposes than that of the key.
 type NewKey struct {
 	Purpose       Purpose
+	Root          bool      // of purpose [CA]: for a root, which Places may have made elsewhere
 	Alg           string    // "ES256" or "RS256" (2048 bits)
 	SignsFrom     time.Time // zero: now
 	SignsUntil    time.Time // zero: open
@@ -39,15 +40,16 @@ func (r *Ring) Create(ctx context.Context, by countersign.Caller, keys ...NewKey
 }
 
 // create is Create of what was checked. r.mu is held.
-func (r *Ring) create(ctx context.Context, by countersign.Caller, now time.Time, keys []NewKey) ([]Key, error) {
+func (r *Ring) create(ctx context.Context, by countersign.Caller, now time.Time, keys []NewKey) (_ []Key, err error) {
 	if r.kek == nil {
 		return nil, sealedError()
 	}
 	c := change{event: eventCreated}
+	defer func() { r.unmake(ctx, c.add, err) }()
 	made := make([]Key, 0, len(keys))
 	for _, n := range keys {
 		e, err := r.newEntry(Key{Purpose: n.Purpose, Alg: n.Alg, Published: now, SignsFrom: orNow(n.SignsFrom, now),
-			SignsUntil: utc(n.SignsUntil), VerifiesUntil: utc(n.VerifiesUntil)})
+			SignsUntil: utc(n.SignsUntil), VerifiesUntil: utc(n.VerifiesUntil)}, n.Root)
 		if err != nil {
 			return nil, err
 		}
@@ -221,7 +223,7 @@ func (r *Ring) rotate(ctx context.Context, by countersign.Caller, p Purpose, o R
 	return Plan{}, storeError(storage.ErrConflict)
 }
 
-func (r *Ring) rotateOnce(ctx context.Context, by countersign.Caller, st state, p Purpose, o RotateOptions) (Plan, error) {
+func (r *Ring) rotateOnce(ctx context.Context, by countersign.Caller, st state, p Purpose, o RotateOptions) (_ Plan, err error) {
 	keys := st.keys(p)
 	if o.scheduled && !due(keys, r.cfg) {
 		return Plan{}, overtaken(keys, r.cfg.Now())
@@ -232,10 +234,11 @@ func (r *Ring) rotateOnce(ctx context.Context, by countersign.Caller, st state, 
 	}
 	c := change{event: eventRotated, subject: string(p), moved: rot.moved, detail: detail{SignNow: o.Now}}
 	var fresh []Key
+	defer func() { r.unmake(ctx, c.add, err) }()
 	for _, alg := range rot.algs {
 		e := entry{key: rot.fresh(p, alg)}
 		if !o.DryRun {
-			if e, err = r.newEntry(e.key); err != nil {
+			if e, err = r.newEntry(e.key, false); err != nil {
 				return Plan{}, err
 			}
 		}

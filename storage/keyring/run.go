@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/countersign/countersign"
@@ -27,6 +28,11 @@ const (
 // others take its keys. What fails is logged and repeated; the last good snapshot serves meanwhile. It returns nil when
 // ctx ends. After a downtime of any length the old keys sign on until new ones have been published for the lead.
 func (r *Ring) Run(ctx context.Context) error {
+	var tending sync.WaitGroup
+	defer tending.Wait()
+	for _, d := range r.devices {
+		tending.Go(func() { r.tend(ctx, d) })
+	}
 	retry, seen := firstRetry, r.cfg.Now()
 	for {
 		store, own := r.cfg.Store.Changed(headTable), r.Changed()
@@ -62,6 +68,7 @@ func (r *Ring) step(ctx context.Context, seen time.Time) (time.Duration, error) 
 	if err := r.settle(ctx); err != nil {
 		return 0, err
 	}
+	r.bury(ctx)
 	if r.Guard() == nil { // what is due by a clock that may be wrong waits, to be looked at again after maxIdle
 		if err := r.upgrade(ctx); err != nil {
 			return 0, err

@@ -27,6 +27,7 @@ const (
 	labelCheck   = "countersign keyring 1: kek check"
 	labelDataKey = "countersign keyring 1: data key"
 	labelPrivate = "countersign keyring 1: private key"
+	labelURI     = "countersign keyring 1: key uri"
 )
 
 // newAEAD is AES-256-GCM that puts a random nonce before the ciphertext (NIST SP 800-38D 8.2.2: up to 2^32 uses of a
@@ -60,6 +61,10 @@ func seal(kek cipher.AEAD, id string, purpose Purpose, key crypto.Signer) (seale
 		return sealed{}, err
 	}
 	defer clear(der)
+	return sealBytes(kek, labelPrivate, id, purpose, der)
+}
+
+func sealBytes(kek cipher.AEAD, label, id string, purpose Purpose, secret []byte) (sealed, error) {
 	dataKey := make([]byte, kekSize)
 	defer clear(dataKey)
 	if _, err := rand.Read(dataKey); err != nil {
@@ -72,25 +77,16 @@ func seal(kek cipher.AEAD, id string, purpose Purpose, key crypto.Signer) (seale
 	return sealed{
 		Version: sealVersion,
 		DataKey: kek.Seal(nil, nil, dataKey, additionalData(labelDataKey, id, purpose, sealVersion)),
-		Private: aead.Seal(nil, nil, der, additionalData(labelPrivate, id, purpose, sealVersion)),
+		Private: aead.Seal(nil, nil, secret, additionalData(label, id, purpose, sealVersion)),
 	}, nil
 }
 
 // unseal is the signer of a sealed key, and proves that it is the private half of pub.
 func unseal(kek cipher.AEAD, id string, purpose Purpose, pub crypto.PublicKey, s sealed) (crypto.Signer, error) {
-	dataKey, err := kek.Open(nil, nil, s.DataKey, additionalData(labelDataKey, id, purpose, s.Version))
-	defer clear(dataKey)
-	if err != nil {
-		return nil, errors.New("its data key does not unseal: it was changed, or sealed for another key or under another KEK")
-	}
-	aead, err := newAEAD(dataKey)
-	if err != nil {
-		return nil, err
-	}
-	der, err := aead.Open(nil, nil, s.Private, additionalData(labelPrivate, id, purpose, s.Version))
+	der, err := unsealBytes(kek, labelPrivate, id, purpose, s)
 	defer clear(der)
 	if err != nil {
-		return nil, errors.New("its private half does not unseal: it was changed, or sealed for another key")
+		return nil, err
 	}
 	key, err := newSigner(der)
 	if err != nil {
@@ -100,6 +96,23 @@ func unseal(kek cipher.AEAD, id string, purpose Purpose, pub crypto.PublicKey, s
 		return nil, errors.New("its private half belongs to another public half")
 	}
 	return key, nil
+}
+
+func unsealBytes(kek cipher.AEAD, label, id string, purpose Purpose, s sealed) ([]byte, error) {
+	dataKey, err := kek.Open(nil, nil, s.DataKey, additionalData(labelDataKey, id, purpose, s.Version))
+	defer clear(dataKey)
+	if err != nil {
+		return nil, errors.New("its data key does not unseal: it was changed, or sealed for another key or under another KEK")
+	}
+	aead, err := newAEAD(dataKey)
+	if err != nil {
+		return nil, err
+	}
+	secret, err := aead.Open(nil, nil, s.Private, additionalData(label, id, purpose, s.Version))
+	if err != nil {
+		return nil, errors.New("its private half does not unseal: it was changed, or sealed for another key")
+	}
+	return secret, nil
 }
 
 func samePublic(a, b crypto.PublicKey) bool {

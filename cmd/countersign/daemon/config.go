@@ -25,6 +25,7 @@ type Config struct {
 	Ops         OpsConfig         `yaml:"ops" mapstructure:"ops"`
 	PKI         PKIConfig         `yaml:"pki" mapstructure:"pki"`
 	TLS         TLSConfig         `yaml:"tls" mapstructure:"tls"`
+	Keys        KeysConfig        `yaml:"keys" mapstructure:"keys"`
 	Token       TokenConfig       `yaml:"token" mapstructure:"token"`
 	Certificate CertificateConfig `yaml:"certificate" mapstructure:"certificate"`
 	CA          CAConfig          `yaml:"ca" mapstructure:"ca"`
@@ -236,6 +237,7 @@ func (c Config) Validate() []Problem {
 			add(r.Key, "must be between %s and %s: %s", r.Min, r.Max, r.Why)
 		}
 	}
+	faults = append(faults, c.validateKeys()...)
 	return append(faults, c.validateCombinations()...)
 }
 

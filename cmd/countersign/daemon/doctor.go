@@ -79,6 +79,7 @@ func (f Facts) Judge() []Finding {
 	add(f.clock())
 	add(f.modes()...)
 	add(f.disk(), f.backups(), f.rootKey())
+	add(f.tokens()...)
 	add(f.issuers()...)
 	add(f.chain())
 	return all
@@ -247,7 +248,7 @@ func (f Facts) rootKey() Finding {
 		return Finding{check, FindingUnknown, "whether the root's key is online is known to a running daemon", "run this again when the daemon runs"}
 	}
 	for _, root := range f.Live.Authority.Roots {
-		if slices.ContainsFunc(f.Live.Keys.Keys, func(k wire.Key) bool { return k.ID == root.KeyID }) {
+		if slices.ContainsFunc(f.Live.Keys.Keys, func(k wire.Key) bool { return k.ID == root.KeyID && k.KMS == "" }) {
 			return Finding{check, FindingAdvice, "the root's key is online, sealed in the database",
 				"whoever has database and key-encryption key can make intermediates until the root is replaced: guard both, and keep them apart"}
 		}

@@ -48,6 +48,10 @@ func TestJudge(t *testing.T) {
 		"rights":                {"permissions", func(f *Facts) { f.Modes = []ModeFault{{"x", "y", "z"}} }},
 		"disk":                  {"disk", func(f *Facts) { f.Free = 100 << 20 }},
 		"disk, large database":  {"disk", func(f *Facts) { f.Free, f.Database = 1<<30, 1<<30 }},
+		"token lost": {"daemon,token pkcs11:token=t", func(f *Facts) {
+			f.Live.Keys.Keys = []wire.Key{{ID: "k", KMS: "pkcs11:token=t;id=0a;object=x"}}
+			f.Live.Status.Ready, f.Live.Status.Reasons = false, []string{"the token pkcs11:token=t is lost: nothing"}
+		}},
 		"backup beside the KEK": {"backups", func(f *Facts) { f.Backups = []string{"x"} }},
 		"issuer down":           {"issuer idp", func(f *Facts) { f.Live.Status.Issuers[0].Fetched = time.Time{} }},
 		"issuer failing":        {"issuer idp", func(f *Facts) { f.Live.Status.Issuers[0].Failing = true }},

@@ -29,6 +29,7 @@ type InitOptions struct {
 	DNS       []string
 	PermitDNS []string // name constraints of the root; see [CAConfig]
 	Issuer    string
+	KMS       string        // URI of the token in which root, intermediate and token keys are made; "": sealed in the store
 	Config    func(*Config) // last changes, for `dev` and the demo
 	Version   string
 }
@@ -109,6 +110,9 @@ func initialConfig(o InitOptions) Config {
 			port = "8443"
 		}
 		cfg.Issuer = "https://" + net.JoinHostPort(cfg.DNS[0], port)
+	}
+	if o.KMS != "" {
+		cfg.Keys.Root, cfg.Keys.Intermediate, cfg.Keys.Token = o.KMS, o.KMS, o.KMS
 	}
 	if o.Config != nil {
 		o.Config(&cfg)
@@ -208,6 +212,9 @@ func writeConfig(dir Dir, cfg Config) error {
 	}
 	if len(cfg.CA.Permit) > 0 {
 		doc["ca"] = map[string]any{"permit": cfg.CA.Permit}
+	}
+	if keys := cfg.Keys; keys.Root+keys.Intermediate+keys.Token != "" {
+		doc["keys"] = map[string]any{"root": keys.Root, "intermediate": keys.Intermediate, "token": keys.Token}
 	}
 	if cfg.Token != defaults.Token {
 		doc["token"] = map[string]any{"lead": cfg.Token.Lead.String(), "rotate": cfg.Token.Rotate.String()}

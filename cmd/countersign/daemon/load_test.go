@@ -57,6 +57,7 @@ func TestEnvironmentReachesEveryKey(t *testing.T) {
 		"ops.listen": ":2", "pki.listen": ":3", "pki.url": "http://pki.internal", "tls.cert": "/c", "tls.key": "/k", "tls.proxies": "proxy=xfcc", "tls.min": "1.2", "token.lead": "20m",
 		"token.rotate": "3d", "certificate.ttl": "1h", "certificate.operator": "2h", "certificate.server": "3h", "certificate.grace": "5h", "ca.root": "100d",
 		"ca.intermediate": "50d", "ca.lead": "20d", "ca.permit": "one.example,shop.internal", "join.ttl": "2m", "audit.segment": "2MiB", "audit.reserve": "3MiB", "audit.keep": "5d",
+		"keys.root": "softkms:", "keys.intermediate": "softkms:", "keys.token": "softkms:", "keys.also": "softkms:", "keys.pin.file": "/pin",
 		"limits.identity": "1", "limits.address": "2", "limits.connections": "3", "limits.perhost": "4", "log.level": "debug", "log.format": "json",
 	}
 	var environ []string

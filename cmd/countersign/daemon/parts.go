@@ -114,10 +114,14 @@ func (p *parts) openKeys(ctx context.Context) error {
 	if err != nil && !errors.Is(err, keyring.ErrNoKEK) {
 		return &KEKError{fmt.Errorf("read the key-encryption key: %w", err)}
 	}
+	places, faults := p.cfg.places()
+	if len(faults) > 0 {
+		return &ConfigError{faults}
+	}
 	p.keys, err = keyring.Open(ctx, keyring.Config{
 		Store: p.store, Audit: p.audit, KEK: kek, KEKDir: string(p.dir), Now: p.now, Logger: p.log, Registerer: p.registry,
 		Lead: time.Duration(p.cfg.Token.Lead), RotateEvery: time.Duration(p.cfg.Token.Rotate), MaxTTL: maxTokenTTL,
-		Guard: p.clock.Guard, Upgrade: true,
+		Guard: p.clock.Guard, Upgrade: true, Places: places, PINFile: p.cfg.Keys.PIN.File,
 	})
 	if errors.Is(err, keyring.ErrKEK) {
 		return &KEKError{err}
@@ -125,6 +129,7 @@ func (p *parts) openKeys(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("open the keyring: %w", err)
 	}
+	p.closers = append(p.closers, p.keys.Close)
 	p.audit.SetSigner(p.signCheckpoint)
 	return nil
 }

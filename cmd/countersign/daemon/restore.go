@@ -234,7 +234,7 @@ func (p *parts) replay(ctx context.Context, o RestoreOptions, m archive.Manifest
 		}
 		done.Disabled = append(done.Disabled, service)
 	}
-	done.Unknown = lost.unknown(o.Audit != "", done.Replayed)
+	done.Unknown = append(lost.unknown(o.Audit != "", done.Replayed), p.outside()...)
 	_, err = p.audit.Append(ctx, audit.Event{
 		Type: eventRestore, Outcome: audit.OK, By: by, Subject: m.Domain, Detail: map[string]any{
 			"made": m.Made, "backup_seq": m.Audit.Seq, "audit_seq": done.Audit.Seq, "replayed": done.Replayed, "disabled": done.Disabled,

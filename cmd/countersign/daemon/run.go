@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/countersign/countersign"
 	"github.com/countersign/countersign/api"
 	"github.com/countersign/countersign/storage/keyring"
 )
@@ -306,6 +307,7 @@ func (d *Daemon) keepUnsealed(ctx context.Context) error {
 			if err := d.loadServer(); err != nil {
 				d.log.Error("reload", "err", err)
 			}
+			d.keys.Retry()
 		}
 		if !d.keys.Sealed() {
 			continue
@@ -324,6 +326,14 @@ func (d *Daemon) unseal(ctx context.Context) error {
 	}
 	if err == nil {
 		err = d.keys.Unseal(kek)
+	}
+	switch code := countersign.AsError(err).Code; {
+	case err == nil:
+	case code == countersign.CodeKMSDown: // its token comes later than the KEK
+		d.log.Warn("unseal: it will be tried again", "err", err)
+		return nil
+	case code == countersign.CodeKMSPIN || code == countersign.CodeKMSKey:
+		return fmt.Errorf("unseal: %w", err)
 	}
 	if err != nil {
 		return &KEKError{fmt.Errorf("unseal: %w", err)}
