@@ -12,7 +12,7 @@ import (
 )
 
 func (a *app) benchCommand() *cobra.Command {
-	return group("bench", "what the daemon costs on this machine, beside the bare cryptography", a.benchExchange(), a.benchRelay(), a.benchApp(), a.benchProxy())
+	return group("bench", "what the daemon costs on this machine, beside the bare cryptography", a.benchExchange(), a.benchIssue(), a.benchRenew(), a.benchRelay(), a.benchApp(), a.benchProxy())
 }
 
 func (a *app) benchExchange() *cobra.Command {
