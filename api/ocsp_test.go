@@ -219,6 +219,12 @@ func TestOCSPByOthers(t *testing.T) {
 	if out := run("openssl", "ocsp", "-CAfile", root, "-url", server.URL+"/ocsp", "-issuer", root, "-cert", inter); !strings.Contains(out, "Response verify OK") || !strings.Contains(out, "inter: good") {
 		t.Errorf("the intermediate:\n%s", out)
 	}
+	run("openssl", "ocsp", "-nonce", "-issuer", inter, "-cert", a, "-reqout", "request")
+	asked, err := os.ReadFile(filepath.Join(dir, "request"))
+	k.must(err)
+	if got := k.fetch(http.MethodGet, server.URL+"/ocsp/"+url.QueryEscape(base64.StdEncoding.EncodeToString(asked)), nil); got.Header.Get("Cache-Control") != "no-store" {
+		t.Errorf("an answer with a nonce may be kept: %s", got.Header)
+	}
 	// curl sends what openssl made, by GET.
 	run("openssl", "ocsp", "-no_nonce", "-issuer", inter, "-cert", a, "-reqout", "request")
 	request, err := os.ReadFile(filepath.Join(dir, "request"))

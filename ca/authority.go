@@ -114,7 +114,7 @@ type Authority struct {
 	judged  judged
 	flights flights
 	lists   lists
-	ocsp    responders
+	ocsp    *responders
 
 	rolling sync.Mutex // one change of the authority's own certificates at a time
 	heldMu  sync.Mutex
@@ -141,7 +141,7 @@ func Open(ctx context.Context, cfg Config) (*Authority, error) {
 	if err := a.reload(ctx); err != nil {
 		return nil, err
 	}
-	if err := a.readResponders(ctx); err != nil {
+	if err := a.readResponders(ctx); err != nil && !errors.Is(err, storage.ErrCorrupt) { // new ones are made then
 		return nil, fmt.Errorf("read the OCSP responders: %w", err)
 	}
 	if err := a.settleAll(ctx); err != nil {

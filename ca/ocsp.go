@@ -36,9 +36,11 @@ type OCSPResponse struct {
 	ProducedAt, ThisUpdate, NextUpdate time.Time // of OCSPSuccessful
 }
 
-func newResponders() responders {
+func newResponders() *responders {
 	// Half of the machine is left for those who are known, whatever strangers ask for.
-	return responders{slots: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2)), kept: &keptAnswers{at: map[string]*list.Element{}}}
+	r := &responders{slots: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2)), kept: &keptAnswers{at: map[string]*list.Element{}}}
+	r.inUse.Store(&map[string]responder{})
+	return r
 }
 
 // OCSP answers an OCSP request (RFC 6960) of anybody. All certificates in it must be of one issuer: a signature is good for

@@ -7,6 +7,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/asn1"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
 	"math/big"
@@ -280,6 +281,16 @@ func TestOCSPKept(t *testing.T) {
 		h.must(err)
 		h.askGo(serial, c.Chain[1], crypto.SHA1)
 	}
+	for range 2 { // what is asked with a nonce is answered to who asked
+		asked := draftRequest{ids: [][]byte{[]byte(askedAs(h, c))}, extensions: [][]byte{draftNonce(16)}}.der()
+		if r := h.OCSP(t.Context(), asked); r.Shared || !bytes.Contains(r.DER, draftNonce(16)) {
+			t.Errorf("with a nonce: %+v", r)
+		}
+		h.wantOCSP(c, "revoked")
+		if r := ask(); !r.Shared || bytes.Contains(r.DER, draftNonce(16)) {
+			t.Errorf("without a nonce: %+v", r)
+		}
+	}
 	if n := h.ocsp.kept.order.Len(); n != 2 { // by SHA-1 and by SHA-256
 		t.Errorf("%d answers are kept", n)
 	}
@@ -289,6 +300,16 @@ func TestOCSPKept(t *testing.T) {
 	if n, m := h.ocsp.kept.order.Len(), len(h.ocsp.kept.at); n != maxKept || m != maxKept {
 		t.Errorf("%d answers are kept under %d names", n, m)
 	}
+}
+
+// askedAs is the CertID of c as Go sends it.
+func askedAs(h *house, c *Certificate) string {
+	h.t.Helper()
+	der, err := ocsp.CreateRequest(c.Chain[0], c.Chain[1], nil)
+	h.must(err)
+	r, err := parseOCSP(der)
+	h.must(err)
+	return r.asked[0].raw
 }
 
 // TestOCSPBusy: when all places to sign are taken, the answer is that, and what was signed before is still given.
@@ -353,6 +374,11 @@ func TestResponder(t *testing.T) {
 	}
 	by := countersign.Daemon("test")
 	h.must(h.dropResponders(ctx, by))
+	h.must(h.cfg.Keys.Drop(ctx, by, next.KeyID)) // a restored store may lack a key
+	h.must(h.keepResponders(ctx))
+	if use().KeyID == next.KeyID {
+		t.Error("a responder without a key is not replaced")
+	}
 	if n := len(h.cfg.Keys.Keys(keyring.OCSP)); n != 2 {
 		t.Errorf("%d keys and not one of the intermediate and one of the root", n)
 	}
@@ -383,7 +409,7 @@ func TestResponderLeftByACrash(t *testing.T) {
 		keys  int
 	}{{0, 3}, {2 * orphanAge, 2}} {
 		h.clock.add(step.after)
-		h.must(h.dropResponders(ctx, admin()))
+		h.must(h.roll(ctx))
 		if n := len(h.cfg.Keys.Keys(keyring.OCSP)); n != step.keys {
 			t.Errorf("%d keys, want %d", n, step.keys)
 		}
@@ -624,4 +650,25 @@ func FuzzOCSP(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestDamagedResponder: what can't be read of responders keeps nobody from an answer, and is no reason to make more and more.
+func TestDamagedResponder(t *testing.T) {
+	h := answering(t, nil)
+	c := h.join("orders", newKey(t, ""))
+	_, err := h.bolt.Apply(t.Context(), storage.Op{Kind: storage.Put, Table: respondersTable().Name, Key: strings.Repeat("0", 32), Value: []byte("{")})
+	h.must(err)
+	h.wantOCSP(c, "good")
+	h.reopen()
+	for range 3 {
+		if err := h.keepResponders(t.Context()); !errors.Is(err, storage.ErrCorrupt) {
+			t.Errorf("nobody is told: %v", err)
+		}
+		h.wantOCSP(c, "good")
+	}
+	h.clock.add(2 * orphanAge)
+	h.must(h.roll(t.Context()))
+	if n := len(h.cfg.Keys.Keys(keyring.OCSP)); n != 4 {
+		t.Errorf("%d keys, and two issuers of two starts", n)
+	}
 }

@@ -64,15 +64,11 @@ func responderTemplate(t *x509util.Certificate, s Subject) {
 	t.Extensions = []x509util.Extension{{ID: x509util.ObjectIdentifier(oidOCSPNoCheck), Value: asn1.NullBytes}}
 }
 
-// readResponders reads which responders are in use: of each issuer the newest. One that can't be read is passed over, and is
-// replaced as one that is not there.
+// readResponders reads which responders are in use: of each issuer the newest. If the table is damaged those that are known
+// stay in use.
 func (a *Authority) readResponders(ctx context.Context) error {
 	now, found := a.cfg.Now(), map[string]responder{}
 	for entry, err := range respondersTable().All(ctx, a.cfg.Store, "") {
-		if errors.Is(err, storage.ErrCorrupt) {
-			a.cfg.Logger.Error("a responder's record is damaged", "err", err)
-			break // the rest of the page can't be told; new ones are made
-		}
 		if err != nil {
 			return err
 		}
@@ -83,16 +79,25 @@ func (a *Authority) readResponders(ctx context.Context) error {
 		if old, ok := found[entry.Value.Issuer]; ok && !entry.Value.Made.After(old.Made) {
 			continue
 		}
-		_, bits, err := keyBits(cert.RawSubjectPublicKeyInfo)
-		if err != nil {
-			continue
-		}
-		found[entry.Value.Issuer] = responder{responderRecord: entry.Value, cert: cert, keyHash: digestFor(sha1Hash, bits)}
+		found[entry.Value.Issuer] = newResponder(entry.Value, cert)
 	}
-	old := a.ocsp.inUse.Load()
-	if old != nil && maps.EqualFunc(*old, found, func(x, y responder) bool { return x.KeyID == y.KeyID }) {
+	if maps.EqualFunc(*a.ocsp.inUse.Load(), found, func(x, y responder) bool { return x.KeyID == y.KeyID }) {
 		return nil
 	}
+	a.useResponders(found)
+	return nil
+}
+
+func newResponder(r responderRecord, cert *x509.Certificate) responder {
+	_, bits, err := keyBits(cert.RawSubjectPublicKeyInfo)
+	if err != nil { // it was parsed before
+		bits = nil
+	}
+	return responder{responderRecord: r, cert: cert, keyHash: digestFor(sha1Hash, bits)}
+}
+
+// useResponders puts responders in use, and shows their ends.
+func (a *Authority) useResponders(found map[string]responder) {
 	a.ocsp.inUse.Store(&found)
 	a.metrics.responders.Reset()
 	all := a.issuers.Load()
@@ -101,7 +106,6 @@ func (a *Authority) readResponders(ctx context.Context) error {
 			a.metrics.responders.WithLabelValues(keyName(i)).Set(float64(r.cert.NotAfter.Unix()))
 		}
 	}
-	return nil
 }
 
 // answering are the issuers that need a responder at now: all that are published and not over. One that is to sign later has
@@ -144,17 +148,18 @@ func (a *Authority) KeepResponders(ctx context.Context) error {
 	}
 }
 
-// keepResponders makes what is due once.
+// keepResponders makes what is due once. A damaged table costs a responder for each start, which it tells, and no answers.
 func (a *Authority) keepResponders(ctx context.Context) error {
-	if err := a.readResponders(ctx); err != nil {
-		return err
+	failed := a.readResponders(ctx)
+	if failed != nil && !errors.Is(failed, storage.ErrCorrupt) {
+		return failed
 	}
 	if a.cfg.Keys.Sealed() || a.cfg.Keys.Guard() != nil {
 		return nil
 	}
-	var failed error
 	for _, i := range a.issuers.Load().answering(a.cfg.Now()) {
-		if !responderDue(i, (*a.ocsp.inUse.Load())[i.serial], a.cfg.Now()) {
+		have := (*a.ocsp.inUse.Load())[i.serial]
+		if _, ok := a.cfg.Keys.Key(have.KeyID); ok && !responderDue(i, have, a.cfg.Now()) {
 			continue
 		}
 		if _, online := a.cfg.Keys.Key(i.KeyID); !online {
@@ -164,7 +169,7 @@ func (a *Authority) keepResponders(ctx context.Context) error {
 			failed = errors.Join(failed, fmt.Errorf("the responder of %s: %w", i.serial, err))
 		}
 	}
-	return errors.Join(failed, a.readResponders(ctx))
+	return failed
 }
 
 // makeResponder issues a responder of i: key, checked bytes, durable intent, signature, record, outcome.
@@ -174,49 +179,53 @@ func (a *Authority) makeResponder(ctx context.Context, i issuer) error {
 	if err != nil {
 		return err
 	}
-	if err = a.issueResponder(ctx, by, i, keys[0]); err == nil || countersign.AsError(storeError(err)).Code == countersign.CodeUnknownOutcome {
+	recorded, err := a.issueResponder(ctx, by, i, keys[0])
+	if recorded || countersign.AsError(storeError(err)).Code == countersign.CodeUnknownOutcome {
 		return err // a key that nothing names is dropped later
 	}
 	return errors.Join(err, a.cfg.Keys.Drop(context.WithoutCancel(ctx), by, keys[0].ID))
 }
 
-func (a *Authority) issueResponder(ctx context.Context, by countersign.Caller, i issuer, key keyring.Key) error {
+// issueResponder tells whether the certificate is recorded, also when nobody could be told of it.
+func (a *Authority) issueResponder(ctx context.Context, by countersign.Caller, i issuer, key keyring.Key) (recorded bool, err error) {
 	now := a.cfg.Now()
 	notBefore, notAfter, err := validity(now, min(responderTTL, i.cert.NotAfter.Sub(now)), i.cert)
 	if err != nil {
-		return err
+		return false, err
 	}
 	serial, err := newSerial()
 	if err != nil {
-		return err
+		return false, err
 	}
 	tbs, err := prepare(profileResponder, Subject{
 		TrustDomain: a.cfg.TrustDomain, Key: key.Public, Serial: serial, NotBefore: notBefore, NotAfter: notAfter, Issuer: i.cert,
 	}, i.cert.PublicKey)
 	if err != nil {
-		return err
+		return false, err
 	}
 	signer, err := a.cfg.Keys.SignerByID(i.KeyID)
 	if err != nil {
-		return err
+		return false, err
 	}
 	detail := certificateDetail{Profile: profileResponder, How: howSchedule, NotAfter: notAfter, Issuer: i.serial, TBS: tbs.digest()}
 	a.flights.begin(tbs.serial, countersign.ID{}, a.cfg.Audit.Head().Seq)
 	if _, err := a.cfg.Audit.Append(ctx, audit.Event{Type: eventIntent, Outcome: audit.Intent, By: by, Subject: tbs.serial, Detail: detail}); err != nil {
 		a.flights.end(tbs.serial)
-		return err
+		return false, err
 	}
+	record := responderRecord{Issuer: i.serial, KeyID: key.ID, Made: a.cfg.Now().UTC()}
 	cert, err := sign(tbs, signer)
 	if err == nil {
-		err = a.recordResponder(ctx, i, cert, key)
+		record.PEM = certPEM(cert)
+		err = a.recordResponder(ctx, i, cert, record)
 	}
 	if err != nil {
 		if countersign.AsError(storeError(err)).Code == countersign.CodeUnknownOutcome {
 			a.flights.leave(tbs.serial)
-			return err
+			return false, err
 		}
 		a.abandon(ctx, order{by: by}, tbs.serial, "the responder could not be made")
-		return err
+		return false, err
 	}
 	// Crash point: recorded and not yet told. The next start finds the record and writes "recovered".
 	detail.TBS, detail.Fingerprint = "", fingerprint(cert)
@@ -224,18 +233,19 @@ func (a *Authority) issueResponder(ctx context.Context, by countersign.Caller, i
 		Type: eventIssued, Outcome: audit.OK, By: by, Subject: tbs.serial, Detail: detail,
 	}); err != nil {
 		a.flights.leave(tbs.serial)
-		return err
+		return true, err
 	}
 	a.flights.end(tbs.serial)
 	a.metrics.countIssued(profileResponder, howSchedule)
-	return nil
+	next := maps.Clone(*a.ocsp.inUse.Load())
+	next[i.serial] = newResponder(record, cert)
+	a.useResponders(next)
+	return true, nil
 }
 
 // recordResponder makes it real, unless its issuer was retired meanwhile.
-func (a *Authority) recordResponder(ctx context.Context, i issuer, cert *x509.Certificate, key keyring.Key) error {
-	put, err := respondersTable().Put(serialText(cert.SerialNumber),
-		responderRecord{Issuer: i.serial, PEM: certPEM(cert), KeyID: key.ID, Made: a.cfg.Now().UTC()},
-		cert.NotAfter.Add(keepExpired), storage.Cond{Absent: true})
+func (a *Authority) recordResponder(ctx context.Context, i issuer, cert *x509.Certificate, r responderRecord) error {
+	put, err := respondersTable().Put(serialText(cert.SerialNumber), r, cert.NotAfter.Add(keepExpired), storage.Cond{Absent: true})
 	if err != nil {
 		return err
 	}
@@ -243,9 +253,12 @@ func (a *Authority) recordResponder(ctx context.Context, i issuer, cert *x509.Ce
 	return storeError(err)
 }
 
-// dropResponders deletes the keys of responders that were replaced, or whose issuer is retired, and what a crash left of others.
+// dropResponders deletes the keys of responders that were replaced, or whose issuer is retired, and what a crash left of
+// others; none while it can't be told which those are.
 func (a *Authority) dropResponders(ctx context.Context, by countersign.Caller) error {
-	if err := a.readResponders(ctx); err != nil {
+	if err := a.readResponders(ctx); errors.Is(err, storage.ErrCorrupt) {
+		return nil // KeepResponders tells it
+	} else if err != nil {
 		return err
 	}
 	used, all := map[string]bool{}, a.issuers.Load()
