@@ -9,6 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// fillBuffer is how much of the reserve is written at a time.
+const fillBuffer = 64 << 10
+
 // reserve is a file whose only use is to be given up when the disk is full, so that this can be recorded. It is
 // allocated at once and then overwritten, step by step, with bytes that no file system can compress or share: on some,
 // allocated space is only promised.
@@ -77,15 +80,20 @@ func (r *reserve) fill() error {
 	if r.file == nil || r.written >= r.want {
 		return nil
 	}
-	b := make([]byte, min(step, r.want-r.written))
-	_, _ = r.noise.Read(b) // never fails
-	if _, err := r.file.WriteAt(b, r.written); err != nil {
-		return err
+	b := make([]byte, fillBuffer) // small, or each step would be a collection of garbage in a daemon that has just begun
+	end := min(r.written+step, r.want)
+	for at := r.written; at < end; {
+		part := b[:min(fillBuffer, end-at)]
+		_, _ = r.noise.Read(part) // never fails
+		if _, err := r.file.WriteAt(part, at); err != nil {
+			return err
+		}
+		at += int64(len(part))
 	}
 	if err := unix.Fdatasync(int(r.file.Fd())); err != nil {
 		return err
 	}
-	r.written += int64(len(b))
+	r.written = end
 	return nil
 }
 
