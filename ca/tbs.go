@@ -13,8 +13,12 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
+
+	"golang.org/x/crypto/cryptobyte"
+	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
 )
 
 // checkedBytes are exact bytes that were checked for one issuer: a TBSCertificate (RFC 5280 4.1.1.1) by [checkTBS], a
@@ -30,6 +34,7 @@ type checkedBytes struct {
 type checkedTBS struct {
 	checkedBytes
 	serial string
+	draft  *x509.Certificate // as it was read and checked, without its signature
 }
 
 // digest names the TBS in the audit log: lower-case hex SHA-256.
@@ -38,55 +43,95 @@ func (t checkedTBS) digest() string {
 	return hex.EncodeToString(sum[:])
 }
 
-// prepare makes the certificate once with a throwaway key, to have the exact bytes that the real key would sign, and
-// checks them. issuerKey is the public key that will sign.
-func prepare(p Profile, s Subject, issuerKey crypto.PublicKey) (checkedTBS, error) {
+// errTaken ends the making of a certificate or list when the bytes to be signed are there.
+var errTaken = errors.New("the bytes are taken")
+
+// taker stands in for the issuer's key where crypto/x509 makes what is to be signed: it takes the bytes and signs nothing.
+type taker struct {
+	key   crypto.PublicKey
+	taken []byte
+}
+
+// Public is the issuer's key.
+func (t *taker) Public() crypto.PublicKey { return t.key }
+
+// Sign is not asked: [taker.SignMessage] comes first.
+func (t *taker) Sign(io.Reader, []byte, crypto.SignerOpts) ([]byte, error) {
+	return nil, errors.New("nothing is signed here")
+}
+
+// SignMessage implements [crypto.MessageSigner].
+func (t *taker) SignMessage(_ io.Reader, message []byte, _ crypto.SignerOpts) ([]byte, error) {
+	t.taken = bytes.Clone(message)
+	return nil, errTaken
+}
+
+// take gives the exact bytes that make would have had signed with the key of an issuer.
+func take(issuerKey crypto.PublicKey, make func(crypto.Signer) ([]byte, error)) ([]byte, error) {
 	if k, ok := issuerKey.(*ecdsa.PublicKey); !ok || k.Curve != elliptic.P256() {
-		return checkedTBS{}, errors.New("the issuer's key is not of P-256")
+		return nil, errors.New("the issuer's key is not of P-256")
 	}
+	t := &taker{key: issuerKey}
+	if _, err := make(t); !errors.Is(err, errTaken) || t.taken == nil {
+		return nil, fmt.Errorf("nothing was to be signed: %w", err)
+	}
+	return t.taken, nil
+}
+
+// prepare makes the exact bytes of a certificate that the key will sign, and checks them. issuerKey is the public key that
+// will sign.
+func prepare(p Profile, s Subject, issuerKey crypto.PublicKey) (checkedTBS, error) {
 	template, err := p.Template(s)
-	if err != nil {
-		return checkedTBS{}, err
-	}
-	throwaway, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return checkedTBS{}, err
 	}
 	parent := template
 	if s.Issuer != nil {
 		// CreateCertificate demands that the parent's key be the signing one, and takes only names from the rest.
-		parent = &x509.Certificate{
-			RawSubject: s.Issuer.RawSubject, SubjectKeyId: s.Issuer.SubjectKeyId, PublicKey: throwaway.Public(),
-		}
+		parent = &x509.Certificate{RawSubject: s.Issuer.RawSubject, SubjectKeyId: s.Issuer.SubjectKeyId, PublicKey: issuerKey}
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, parent, s.Key, throwaway)
+	raw, err := take(issuerKey, func(signer crypto.Signer) ([]byte, error) {
+		return x509.CreateCertificate(rand.Reader, template, parent, s.Key, signer)
+	})
 	if err != nil {
 		return checkedTBS{}, fmt.Errorf("make the certificate's bytes: %w", err)
 	}
-	draft, err := x509.ParseCertificate(der)
+	unsigned, err := assemble(raw, nil)
+	if err != nil {
+		return checkedTBS{}, err
+	}
+	draft, err := x509.ParseCertificate(unsigned)
 	if err != nil {
 		return checkedTBS{}, fmt.Errorf("read the certificate's bytes: %w", err)
 	}
 	if err := checkTBS(p, s, draft); err != nil {
 		return checkedTBS{}, fmt.Errorf("the certificate is not what was decided: %w", err)
 	}
-	return checkedTBS{checkedBytes{raw: draft.RawTBSCertificate, key: issuerKey}, serialText(s.Serial)}, nil
+	if !bytes.Equal(draft.RawTBSCertificate, raw) {
+		return checkedTBS{}, errors.New("other bytes were checked than were made")
+	}
+	return checkedTBS{checkedBytes{raw: raw, key: issuerKey}, serialText(s.Serial), draft}, nil
 }
 
-// sign signs a certificate and hands it out only if it holds what was checked.
+// sign signs a certificate and hands it out: what was read and checked, whose bytes these are, with the signature.
 func sign(t checkedTBS, key crypto.Signer) (*x509.Certificate, error) {
-	der, err := t.sign(key)
+	der, err := t.checkedBytes.sign(key)
 	if err != nil {
 		return nil, err
 	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		return nil, fmt.Errorf("read the certificate: %w", err)
+	whole := cryptobyte.String(der)
+	var certificate, tbs, algorithm cryptobyte.String
+	var signature asn1.BitString
+	if !whole.ReadASN1(&certificate, cbasn1.SEQUENCE) || !whole.Empty() || !certificate.ReadASN1Element(&tbs, cbasn1.SEQUENCE) ||
+		!certificate.ReadASN1(&algorithm, cbasn1.SEQUENCE) || !certificate.ReadASN1BitString(&signature) || !certificate.Empty() {
+		return nil, errors.New("what was signed is no certificate")
 	}
-	if !bytes.Equal(cert.RawTBSCertificate, t.raw) {
+	if !bytes.Equal(tbs, t.raw) || !bytes.Equal(t.draft.RawTBSCertificate, t.raw) {
 		return nil, errors.New("the certificate holds other bytes than were checked")
 	}
-	return cert, nil
+	cert := *t.draft
+	cert.Raw, cert.Signature = der, signature.RightAlign()
+	return &cert, nil
 }
 
 // signature signs exactly the checked bytes, and gives the signature only if it fits the key that was to sign.
@@ -103,23 +148,28 @@ func (t checkedBytes) signature(key crypto.Signer) ([]byte, error) {
 	return signature, nil
 }
 
-// sign gives the whole: certificates and lists have one form (RFC 5280 4.1 and 5.1).
+// sign gives the whole.
 func (t checkedBytes) sign(key crypto.Signer) ([]byte, error) {
 	signature, err := t.signature(key)
 	if err != nil {
 		return nil, err
 	}
+	return assemble(t.raw, signature)
+}
+
+// assemble puts a signature to what it signs: certificates and lists have one form (RFC 5280 4.1 and 5.1).
+func assemble(raw, signature []byte) ([]byte, error) {
 	der, err := asn1.Marshal(struct {
 		TBS       asn1.RawValue
 		Algorithm pkix.AlgorithmIdentifier
 		Signature asn1.BitString
 	}{
-		asn1.RawValue{FullBytes: t.raw},
+		asn1.RawValue{FullBytes: raw},
 		pkix.AlgorithmIdentifier{Algorithm: oidECDSAWithSHA256},
 		asn1.BitString{Bytes: signature, BitLength: len(signature) * 8},
 	})
 	if err != nil {
-		return nil, fmt.Errorf("assemble what was signed: %w", err)
+		return nil, fmt.Errorf("assemble what is signed: %w", err)
 	}
 	return der, nil
 }

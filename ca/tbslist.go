@@ -2,8 +2,7 @@ package ca
 
 import (
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
+	"crypto"
 	"crypto/rand"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -41,12 +40,8 @@ type listPlan struct {
 // checkedList is a list that may be signed.
 type checkedList struct{ checkedBytes }
 
-// prepareList makes the list once with a throwaway key, as prepare makes certificates, and checks its exact bytes.
+// prepareList makes the exact bytes of a list, as prepare makes those of certificates, and checks them.
 func prepareList(p listPlan) (checkedList, error) {
-	issuerKey, ok := p.issuer.PublicKey.(*ecdsa.PublicKey)
-	if !ok || issuerKey.Curve != elliptic.P256() {
-		return checkedList{}, errors.New("the issuer's key is not of P-256")
-	}
 	template := &x509.RevocationList{
 		SignatureAlgorithm: x509.ECDSAWithSHA256, Number: big.NewInt(p.number), ThisUpdate: p.thisUpdate, NextUpdate: p.nextUpdate,
 		RevokedCertificateEntries: make([]x509.RevocationListEntry, 0, len(p.entries)),
@@ -63,22 +58,27 @@ func prepareList(p listPlan) (checkedList, error) {
 		}
 		template.ExtraExtensions = []pkix.Extension{{Id: oidIssuingPoint, Critical: true, Value: point}}
 	}
-	throwaway, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return checkedList{}, err
-	}
-	der, err := x509.CreateRevocationList(rand.Reader, template, p.issuer, throwaway)
+	raw, err := take(p.issuer.PublicKey, func(signer crypto.Signer) ([]byte, error) {
+		return x509.CreateRevocationList(rand.Reader, template, p.issuer, signer)
+	})
 	if err != nil {
 		return checkedList{}, fmt.Errorf("make the list's bytes: %w", err)
 	}
-	draft, err := x509.ParseRevocationList(der)
+	unsigned, err := assemble(raw, nil)
+	if err != nil {
+		return checkedList{}, err
+	}
+	draft, err := x509.ParseRevocationList(unsigned)
 	if err != nil {
 		return checkedList{}, fmt.Errorf("read the list's bytes: %w", err)
 	}
 	if err := checkList(p, draft); err != nil {
 		return checkedList{}, fmt.Errorf("the list is not what was decided: %w", err)
 	}
-	return checkedList{checkedBytes{raw: draft.RawTBSRevocationList, key: issuerKey}}, nil
+	if !bytes.Equal(draft.RawTBSRevocationList, raw) {
+		return checkedList{}, errors.New("other bytes were checked than were made")
+	}
+	return checkedList{checkedBytes{raw: raw, key: p.issuer.PublicKey}}, nil
 }
 
 // issuingPoint is the extension of RFC 5280 5.2.5 with a name and nothing else: the list is of all certificates, and for all
