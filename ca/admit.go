@@ -19,11 +19,9 @@ func (a *Authority) admit(ctx context.Context, o order, serial string, notAfter 
 		ops, repeat, err = a.admitJoin(ctx, o, serial)
 	case howAttested:
 		ops, repeat, err = a.admitAttested(ctx, o, serial)
-	case howRenewal:
+	case howRenewal, howGrace:
 		ops, repeat, err = a.admitRenewal(ctx, o, serial, notAfter)
-	case howGrace:
-		ops, repeat, err = a.admitRenewal(ctx, o, serial, notAfter)
-		err = noFork(err)
+		err = o.judged(err)
 	case howOperator:
 		ops, err = a.admitOperator(o)
 	}
@@ -99,10 +97,13 @@ func errAttestationUsed(serial string) error {
 
 // admitRenewal judges the certificate with which the caller came, and its key, as they are now.
 func (a *Authority) admitRenewal(ctx context.Context, o order, serial string, notAfter time.Time) (ops []storage.Op, repeat string, err error) {
-	held, err := a.heldCertificate(ctx, o.by.Serial)
-	if err != nil {
-		return nil, "", err
+	h := o.held
+	if h == nil {
+		if h, err = a.holding(ctx, o.by.Serial); err != nil {
+			return nil, "", err
+		}
 	}
+	held := h.record
 	if held.Value.ID != o.names.id {
 		return nil, "", countersign.Errorf(countersign.CodeBadCertificate, "the client certificate is not one of %s", o.names.id)
 	}
@@ -110,7 +111,7 @@ func (a *Authority) admitRenewal(ctx context.Context, o order, serial string, no
 	if err != nil {
 		return nil, "", err
 	}
-	if ops, repeat, err = a.goOn(ctx, held, o, serial, notAfter); err != nil || repeat != "" {
+	if ops, repeat, err = a.goOn(ctx, h, o, serial, notAfter); err != nil || repeat != "" {
 		return nil, repeat, err
 	}
 	// One Apply writes no record twice: if the new certificate has the same key, admitKey's own condition does it.
@@ -158,32 +159,55 @@ func (a *Authority) admitKey(ctx context.Context, o order, notAfter time.Time) (
 	return keysTable().Put(o.csr.spki, record, record.expires(), cond)
 }
 
-// heldCertificate is the record of a certificate that a caller holds: present and not revoked, its lineage not blocked. A
-// *forkError is due to be given to [Authority.forked].
+// held is what is on record of a certificate that a caller holds.
+type held struct {
+	record  storage.Entry[Record]
+	lineage storage.Entry[lineageRecord] // the zero one if it has none
+}
+
+// judged is err as the way of o has it: who comes with a certificate that has ended is no thief.
+func (o order) judged(err error) error {
+	if o.how == howGrace {
+		return noFork(err)
+	}
+	return err
+}
+
+// heldCertificate is the record of a certificate that a caller holds; see [Authority.holding].
 func (a *Authority) heldCertificate(ctx context.Context, serial string) (storage.Entry[Record], error) {
-	var none storage.Entry[Record]
+	h, err := a.holding(ctx, serial)
+	if err != nil {
+		return storage.Entry[Record]{}, err
+	}
+	return h.record, nil
+}
+
+// holding is what is on record of a certificate that a caller holds: present and not revoked, its lineage not blocked. A
+// *forkError is due to be given to [Authority.forked].
+func (a *Authority) holding(ctx context.Context, serial string) (*held, error) {
 	if serial == "" {
-		return none, errUnknownPeer(nil)
+		return nil, errUnknownPeer(nil)
 	}
 	entry, err := certificatesTable().Get(ctx, a.cfg.Store, serial)
 	switch {
 	case errors.Is(err, storage.ErrNotFound):
-		return none, errUnknownPeer(err)
+		return nil, errUnknownPeer(err)
 	case err != nil:
-		return none, storeError(err)
+		return nil, storeError(err)
 	case entry.Value.State == StateRevoked && entry.Value.SupersededBy != "":
-		return none, &forkError{lineage: entry.Value.Lineage, serial: serial, why: "it came after " + entry.Value.SupersededBy + " had taken its place"}
+		return nil, &forkError{lineage: entry.Value.Lineage, serial: serial, why: "it came after " + entry.Value.SupersededBy + " had taken its place"}
 	case entry.Value.State == StateRevoked:
-		return none, errRevokedPeer(entry.Value.Reason)
+		return nil, errRevokedPeer(entry.Value.Reason)
 	case entry.Value.State != StateValid:
-		return none, countersign.Errorf(countersign.CodeDamaged, "the record of the certificate %s is damaged", serial)
+		return nil, countersign.Errorf(countersign.CodeDamaged, "the record of the certificate %s is damaged", serial)
 	}
+	h := &held{record: entry}
 	if entry.Value.Lineage != "" {
-		if _, err := a.openLineage(ctx, entry.Value); err != nil {
-			return none, err
+		if h.lineage, err = a.openLineage(ctx, entry.Value); err != nil {
+			return nil, err
 		}
 	}
-	return entry, nil
+	return h, nil
 }
 
 // heldKey is the record of the key in a certificate that a caller holds. A compromised key is no credential in any of

@@ -50,6 +50,7 @@ type order struct {
 	ttl     time.Duration
 	role    countersign.Role // of the operator that is added
 	proof   Proof            // of howAttested
+	held    *held            // of howRenewal and howGrace; nil: it is to be read (again)
 }
 
 // Issue issues a certificate to the caller himself: to a service that holds a join token or is attested by a workload's
@@ -218,9 +219,16 @@ func (a *Authority) fulfil(ctx context.Context, o order) (*Certificate, error) {
 		return nil, err
 	}
 	serial := serialText(s.Serial)
-	lineage, err := a.lineageOf(ctx, o, serial)
-	if err != nil {
-		return nil, err
+	lineage := ""
+	switch o.how {
+	case howDaemon:
+	case howRenewal, howGrace:
+		if o.held, err = a.holding(ctx, o.by.Serial); err != nil {
+			return nil, o.judged(err)
+		}
+		lineage = o.held.record.Value.Lineage // which never changes
+	default:
+		lineage = serial
 	}
 	ops, repeat, err := a.admit(ctx, o, serial, s.NotAfter)
 	if err != nil {
@@ -239,7 +247,7 @@ func (a *Authority) fulfil(ctx context.Context, o order) (*Certificate, error) {
 	}
 	// From here on the serial may come to exist: the intent is durable before the signature is made.
 	a.flights.begin(serial, o.names.id, a.cfg.Audit.Head().Seq)
-	if _, err := a.cfg.Audit.Append(ctx, intentEvent(o, s, tbs)); err != nil {
+	if err := a.cfg.Audit.AppendAll(ctx, intentEvent(o, s, tbs)); err != nil {
 		// It is not in the log, or the process ends with a failed fsync and the next start looks. To remember the serial
 		// would let whoever asks fill the memory as long as nothing can be recorded.
 		a.flights.end(serial)
@@ -315,6 +323,7 @@ func (a *Authority) commit(ctx context.Context, o order, r Record, issuer storag
 		if !errors.Is(err, storage.ErrConflict) {
 			break
 		}
+		o.held = nil
 		fences, repeat, err = a.admit(ctx, o, r.Serial, r.NotAfter)
 		if err != nil || repeat != "" {
 			break

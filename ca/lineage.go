@@ -64,18 +64,6 @@ type forkError struct {
 // Error says what was seen.
 func (e *forkError) Error() string { return "the certificate " + e.serial + ": " + e.why }
 
-// lineageOf is the lineage that a new certificate belongs to: that of the one it renews, else its own. It never changes.
-func (a *Authority) lineageOf(ctx context.Context, o order, serial string) (string, error) {
-	switch o.how {
-	case howDaemon:
-		return "", nil
-	case howRenewal, howGrace:
-		held, err := a.heldCertificate(ctx, o.by.Serial)
-		return held.Value.Lineage, err
-	}
-	return serial, nil
-}
-
 // beginLineage are the operations of an enrolment.
 func beginLineage(r Record) ([]storage.Op, error) {
 	put, err := lineagesTable().Put(r.Lineage, lineageRecord{ID: r.ID, Kind: r.Kind, Newest: r.Serial, NotAfter: r.NotAfter},
@@ -85,10 +73,10 @@ func beginLineage(r Record) ([]storage.Op, error) {
 
 // goOn are the operations with which r becomes the successor of held, or why it can't. repeat is the serial of the
 // successor that was issued for the same key already.
-func (a *Authority) goOn(ctx context.Context, held storage.Entry[Record], o order, serial string, notAfter time.Time) (ops []storage.Op, repeat string, err error) {
-	lineage, err := a.openLineage(ctx, held.Value)
-	if err != nil {
-		return nil, "", err
+func (a *Authority) goOn(ctx context.Context, h *held, o order, serial string, notAfter time.Time) (ops []storage.Op, repeat string, err error) {
+	held, lineage := h.record, h.lineage
+	if lineage.Key == "" {
+		return nil, "", errUnknownPeer(errors.New("it has no lineage"))
 	}
 	if held.Value.Successor != "" {
 		if ops, repeat, err = a.replace(ctx, held.Value, o, serial); err != nil || repeat != "" {
