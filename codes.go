@@ -58,6 +58,7 @@ const (
 	CodeIssuerInUse      Code = "CS2033"
 	CodeRevokedMany      Code = "CS2040"
 	CodeNameConstraint   Code = "CS2080"
+	CodeKeyType          Code = "CS2081"
 	CodeClient           Code = "CS3001"
 	CodeClientMismatch   Code = "CS3002"
 	CodeGrantType        Code = "CS3003"
@@ -264,6 +265,8 @@ func Codes() []CodeInfo {
 			"let them expire; disable the service whose certificates were revoked, or give it shorter ones"},
 		{CodeNameConstraint, Denied, "", "the authority's own certificates do not permit one of the DNS names",
 			"take the name out of the policy, or give the authority a root that permits it"},
+		{CodeKeyType, Invalid, "", "the key is of a type that the profile of the certificate does not allow",
+			"make a new key of one of the types that the message and `key_types` name"},
 		{CodeClient, Unauthenticated, oauthClient, "the client is no service of the policy in force",
 			"use the certificate of a service that stands in the policy"},
 		{CodeClientMismatch, Unauthenticated, oauthClient, "client_id, certificate and client assertion do not name one client",

@@ -15,6 +15,7 @@ import (
 
 	"github.com/countersign/countersign"
 	"github.com/countersign/countersign/api/wire"
+	"github.com/countersign/countersign/ca"
 	"github.com/countersign/countersign/storage"
 	"github.com/countersign/countersign/storage/policy"
 )
@@ -143,6 +144,10 @@ func problemBody(e *countersign.Error, err error, status int, id string) wire.Er
 		for _, f := range faults.Faults {
 			body.Faults = append(body.Faults, wire.Fault{Line: f.Line, Column: f.Column, Path: f.Path, Msg: f.Msg, Hint: f.Hint})
 		}
+	}
+	var key *ca.KeyTypeError
+	if errors.As(err, &key) {
+		body.KeyTypes = key.Allowed
 	}
 	return body
 }

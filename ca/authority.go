@@ -40,6 +40,8 @@ type Config struct {
 	RootTTL         time.Duration // default 3650 d
 	Grace           time.Duration // for which an ended certificate may still be renewed; 0: none, at most 6 d
 	RootLead        time.Duration // from publishing a new root to signing with it; 0: the longest life of a leaf + 73 h
+	OperatorKeys    []string      // key types of operators' certificates; nil: all of [KeyTypes]
+	ServerKeys      []string      // key types of the daemon's own; nil: all
 	JoinTTL         time.Duration // of join tokens unless asked for; 1 min to 24 h, default 10 min
 
 	// PKI is where relying parties reach the lists of [Authority.CRL] and the issuers' certificates: http:// without a slash at
@@ -74,6 +76,14 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if err := CheckPermit(c.Permit); err != nil {
 		return c, fmt.Errorf("ca: Permit: %w", err)
+	}
+	for _, keys := range []*[]string{&c.OperatorKeys, &c.ServerKeys} {
+		if *keys == nil {
+			*keys = allKeyTypes()
+		}
+		if err := CheckKeyTypes(*keys); err != nil {
+			return c, fmt.Errorf("ca: OperatorKeys, ServerKeys: %w", err)
+		}
 	}
 	if c.Now == nil {
 		c.Now = time.Now

@@ -75,7 +75,7 @@ func TestOutsideTheConstraints(t *testing.T) {
 	attested := countersign.Caller{Method: countersign.ByAttestation, ID: peer.ID, Name: "orders"}
 	before := len(h.events(eventIntent))
 	for name, by := range map[string]countersign.Caller{"join": joiner, "renewal": peer, "grace": over, "attested": attested} {
-		_, err := h.Issue(t.Context(), by, IssueRequest{CSR: request(t, newKey(t, "")), Proof: &usedProof{}})
+		_, err := h.Issue(t.Context(), by, IssueRequest{CSR: request(t, newKey(t, "")), Proof: &usedProof{h.bolt}})
 		t.Log(name)
 		wantCode(t, err, countersign.CodeNameConstraint)
 		if !strings.Contains(err.Error(), "orders.shop.example") {

@@ -416,6 +416,7 @@ func TestPointersOfTBS(t *testing.T) {
 	s := Subject{
 		ID: service("orders").ID, TrustDomain: domain, DNS: []string{"orders.shop.internal"}, Key: cert.PublicKey,
 		Serial: cert.SerialNumber, NotBefore: cert.NotBefore, NotAfter: cert.NotAfter, Issuer: parent, PKI: pkiURL,
+		KeyTypes: allKeyTypes(), Most: day,
 	}
 	if err := checkTBS(ProfileService, s, cert); err != nil {
 		t.Fatal(err)

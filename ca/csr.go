@@ -125,8 +125,7 @@ func checkKey(key crypto.PublicKey, allowed []string) (string, error) {
 			WithHint("use one of %s", strings.Join(allowed, ", "))
 	}
 	if !slices.Contains(allowed, alg) {
-		return "", countersign.Errorf(countersign.CodeCSRKey, "the key is of type %s, which the policy does not give here", alg).
-			WithHint("use one of %s", strings.Join(allowed, ", "))
+		return "", errKeyType(alg, allowed)
 	}
 	if k, ok := key.(*rsa.PublicKey); ok {
 		if why := weakRSA(k); why != "" {

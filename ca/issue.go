@@ -48,6 +48,7 @@ type order struct {
 	names   names
 	csr     csr
 	ttl     time.Duration
+	rules   rules
 	role    countersign.Role // of the operator that is added
 	proof   Proof            // of howAttested
 	held    *held            // of howRenewal and howGrace; nil: it is to be read (again)
@@ -59,7 +60,7 @@ type order struct {
 // that was issued to it. A workload's token is good for one key, and may be repeated with that until it expires: past half
 // of the recorded certificate's lifetime it gets another one.
 //
-// Codes: CodeCSR, CodeCSRKey, CodeCSRSignature, CodeTooLarge, CodeTTL, CodeNotInPolicy, CodeServiceDisabled,
+// Codes: CodeCSR, CodeCSRKey, CodeKeyType, CodeNameConstraint, CodeCSRSignature, CodeTooLarge, CodeTTL, CodeNotInPolicy, CodeServiceDisabled,
 // CodeJoinToken, CodeJoinTokenUsed, CodeJoinTokenExpired, CodeKeyRevoked, CodeRevokedPeer, CodeIssuerExpiring,
 // CodeSealed, CodeClock, CodeBusy, CodeUnknownOutcome, CodeAudit; CodeAssertionUsed and those of the proof.
 func (a *Authority) Issue(ctx context.Context, by countersign.Caller, r IssueRequest) (*Certificate, error) {
@@ -102,7 +103,7 @@ func (a *Authority) decide(by countersign.Caller, r IssueRequest) (order, error)
 	if by.ID.TrustDomain() != a.cfg.TrustDomain {
 		return o, countersign.Errorf(countersign.CodeBadCertificate, "%s is not of this trust domain", by.ID)
 	}
-	keyTypes, most := allKeyTypes(), a.cfg.OperatorTTL
+	o.rules = a.operatorRules()
 	switch kind := by.ID.Kind(); {
 	case kind == countersign.ServiceID:
 		s, err := serviceInForce(a.cfg.Policy(), by.ID)
@@ -110,9 +111,9 @@ func (a *Authority) decide(by countersign.Caller, r IssueRequest) (order, error)
 			return o, err
 		}
 		o.profile, o.names = ProfileService, names{id: s.ID, dns: s.DNS}
-		keyTypes, most = s.KeyTypes, time.Duration(s.TTL)
-		if most == 0 {
-			most = a.cfg.ServiceTTL
+		o.rules = rules{s.KeyTypes, time.Duration(s.TTL)}
+		if o.rules.most == 0 {
+			o.rules.most = a.cfg.ServiceTTL
 		}
 	case kind == countersign.OperatorID && (o.how == howRenewal || o.how == howGrace):
 		o.profile, o.names = ProfileOperator, names{id: by.ID}
@@ -120,15 +121,17 @@ func (a *Authority) decide(by countersign.Caller, r IssueRequest) (order, error)
 		return o, countersign.Errorf(countersign.CodeWrongCredential, "no certificate is issued to a %s by the way of %s", kind, by.Method)
 	}
 	var err error
-	if o.ttl, err = lifetime(r.TTL, most); err != nil {
+	if o.ttl, err = lifetime(r.TTL, o.rules.most); err != nil {
 		return o, err
 	}
 	if err = a.permitted(o.names.dns); err != nil {
 		return o, err
 	}
-	o.csr, err = parseCSR(r.CSR, keyTypes, o.names)
+	o.csr, err = parseCSR(r.CSR, o.rules.keyTypes, o.names)
 	return o, err
 }
+
+func (a *Authority) operatorRules() rules { return rules{a.cfg.OperatorKeys, a.cfg.OperatorTTL} }
 
 // serviceInForce is the service of the policy that may have a certificate now.
 func serviceInForce(p *countersign.Policy, id countersign.ID) (*countersign.Service, error) {
@@ -152,11 +155,11 @@ func (a *Authority) IssueServer(ctx context.Context, request []byte) (*Certifica
 		return nil, err
 	}
 	o := order{
-		by: by, how: howDaemon, profile: ProfileAuthority, ttl: a.cfg.ServerTTL,
+		by: by, how: howDaemon, profile: ProfileAuthority, ttl: a.cfg.ServerTTL, rules: rules{a.cfg.ServerKeys, a.cfg.ServerTTL},
 		names: names{id: id, dns: a.dns, ips: a.ips},
 	}
 	if err = a.permitted(o.names.dns); err == nil {
-		o.csr, err = parseCSR(request, allKeyTypes(), o.names)
+		o.csr, err = parseCSR(request, o.rules.keyTypes, o.names)
 	}
 	if err == nil {
 		var cert *Certificate
@@ -181,7 +184,7 @@ func (a *Authority) AddOperator(ctx context.Context, by countersign.Caller, name
 }
 
 func (a *Authority) decideOperator(by countersign.Caller, name string, role countersign.Role, request []byte) (order, error) {
-	o := order{by: by, how: howOperator, profile: ProfileOperator, ttl: a.cfg.OperatorTTL, role: role}
+	o := order{by: by, how: howOperator, profile: ProfileOperator, ttl: a.cfg.OperatorTTL, rules: a.operatorRules(), role: role}
 	if by.Role < countersign.RoleAdmin || role > by.Role {
 		return o, countersign.Errorf(countersign.CodeRole, "operators are added by an admin; %s has the role %s", by.Name, by.Role)
 	}
@@ -196,7 +199,7 @@ func (a *Authority) decideOperator(by countersign.Caller, name string, role coun
 		return o, countersign.Errorf(countersign.CodeParameter, "%v", err)
 	}
 	o.names = names{id: id}
-	o.csr, err = parseCSR(request, allKeyTypes(), o.names)
+	o.csr, err = parseCSR(request, o.rules.keyTypes, o.names)
 	return o, err
 }
 
@@ -294,6 +297,7 @@ func (a *Authority) subject(o order, by issuer) (Subject, error) {
 	return Subject{
 		ID: o.names.id, TrustDomain: a.cfg.TrustDomain, DNS: o.names.dns, IPs: o.names.ips, Key: o.csr.key,
 		Serial: serial, NotBefore: notBefore, NotAfter: notAfter, Issuer: parent, PKI: a.cfg.PKI, Permit: a.cfg.Permit,
+		KeyTypes: o.rules.keyTypes, Most: o.rules.most,
 	}, err
 }
 

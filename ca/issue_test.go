@@ -173,7 +173,7 @@ func TestPolicyDecides(t *testing.T) {
 		t.Errorf("the renewal lives %s", got)
 	}
 	_, err = h.Issue(ctx, by, IssueRequest{CSR: request(t, newKey(t, "Ed25519"))})
-	wantCode(t, err, countersign.CodeCSRKey)
+	wantCode(t, err, countersign.CodeKeyType)
 
 	short.Disabled = &countersign.Disabled{Reason: "incident"}
 	h.apply(3, short)

@@ -46,6 +46,8 @@ type Subject struct {
 	Issuer      *x509.Certificate // nil: signs itself
 	PKI         string            // the address that leaves point to, as in [Config]; "": they point nowhere
 	Permit      []string          // as in [Config]: name constraints of signing certificates, which leaves must fit
+	KeyTypes    []string          // that a leaf may have, as policies name them
+	Most        time.Duration     // the longest lifetime of a leaf
 }
 
 const maxCN = 64 // ub-common-name, RFC 5280 appendix A.1

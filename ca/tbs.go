@@ -190,7 +190,7 @@ var (
 // demands is written down a second time, on purpose.
 func checkTBS(p Profile, s Subject, c *x509.Certificate) error {
 	for _, check := range []func(Profile, Subject, *x509.Certificate) error{
-		checkFrame, checkNames, checkUsages, checkConstraints, checkPointers, checkExtensions,
+		checkFrame, checkNames, checkUsages, checkRules, checkConstraints, checkPointers, checkExtensions,
 	} {
 		if err := check(p, s, c); err != nil {
 			return err

@@ -25,6 +25,7 @@ func TestCheckTBS(t *testing.T) {
 	s := Subject{
 		ID: service("orders").ID, TrustDomain: domain, DNS: []string{"orders.shop.internal"}, Key: cert.PublicKey,
 		Serial: cert.SerialNumber, NotBefore: cert.NotBefore, NotAfter: cert.NotAfter, Issuer: parent,
+		KeyTypes: allKeyTypes(), Most: day,
 	}
 	if err := checkTBS(ProfileService, s, cert); err != nil {
 		t.Fatal(err)
@@ -46,6 +47,7 @@ func TestCheckTBS(t *testing.T) {
 		"two URIs":     func(c *x509.Certificate) { c.URIs = append(c.URIs[:1:1], u) },
 		"DNS":          func(c *x509.Certificate) { c.DNSNames = append(c.DNSNames[:1:1], "x.y") },
 		"no DNS":       func(c *x509.Certificate) { c.DNSNames = nil },
+		"key type":     func(c *x509.Certificate) { c.PublicKey = "none" },
 		"IP":           func(c *x509.Certificate) { c.IPAddresses = []net.IP{{1, 2, 3, 4}} },
 		"mail":         func(c *x509.Certificate) { c.EmailAddresses = []string{"a@b"} },
 		"key usage":    func(c *x509.Certificate) { c.KeyUsage |= x509.KeyUsageCertSign },
@@ -100,6 +102,7 @@ func TestSignWithAnotherKey(t *testing.T) {
 	tbs, err := prepare(ProfileService, Subject{
 		ID: service("orders").ID, TrustDomain: domain, Key: key.Public(), Serial: serial,
 		NotBefore: notBefore, NotAfter: notAfter, Issuer: parent,
+		KeyTypes: allKeyTypes(), Most: day,
 	}, parent.PublicKey)
 	if err != nil {
 		t.Fatal(err)

@@ -2,6 +2,7 @@ package client
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"mime"
@@ -35,6 +36,16 @@ func (e *APIError) Error() string {
 
 // Code is the daemon's code, "" when the answer was none of the daemon's.
 func (e *APIError) Code() countersign.Code { return e.Problem.Code }
+
+// OtherKey is the key type with which what was refused would be right: ok if err is the refusal of a key's type (CS2081).
+// Who has no reason for the type of his key makes one of that type and asks once more.
+func OtherKey(err error) (alg string, ok bool) {
+	var refused *APIError
+	if !errors.As(err, &refused) || refused.Code() != countersign.CodeKeyType || len(refused.Problem.KeyTypes) == 0 {
+		return "", false
+	}
+	return refused.Problem.KeyTypes[0], true
+}
 
 // UnreachableError says that there was no answer: no connection, no handshake, no HTTP, or none in time.
 type UnreachableError struct {

@@ -36,6 +36,8 @@ type Error struct {
 	Hint      string           `json:"hint,omitempty"` // what to do next
 	RequestID string           `json:"request_id"`
 	Faults    []Fault          `json:"faults,omitempty"` // of CS4001 only: all of the document's
+
+	KeyTypes []string `json:"key_types,omitempty"` // of CS2081 only: with a key of one of them it would be right
 }
 
 // Fault is one fault of a policy document. Line and Column count from 1; both are 0 when the fault has no place.

@@ -61,7 +61,7 @@ type Identity struct {
 	ID           string   `yaml:"id"`        // with attest: the spiffe:// ID to be
 	Server       string   `yaml:"server"`
 	Root         string   `yaml:"root"`
-	Key          string   `yaml:"key"`     // kind of key; default P-256
+	Key          string   `yaml:"key"`     // kind of key; default P-256, or the first that the policy allows
 	TTL          Duration `yaml:"ttl"`     // lifetime to ask for; 0: what the policy gives
 	Survive      Duration `yaml:"survive"` // outage of the authority to survive: the lifetime to ask for follows from it
 	PasswordFile string   `yaml:"p12_password_file"`

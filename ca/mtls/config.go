@@ -34,7 +34,7 @@ type Config struct {
 	Roots  []*x509.Certificate // of the authority, for the first start with Attest; trusted besides those of the identity
 	ID     countersign.ID      // of the service to be. With Attest needed; else zero, or what the identity must be
 
-	KeyType  string        // of each new key: P-256 (""), P-384, Ed25519, RSA-2048, RSA-3072, RSA-4096
+	KeyType  string        // of each new key: P-256, P-384, Ed25519, RSA-2048, RSA-3072, RSA-4096; "": P-256, or what the policy allows first
 	TTL      time.Duration // to ask for; 0: what the policy gives
 	Password string        // of the PKCS#12 files; "": changeit
 

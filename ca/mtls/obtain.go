@@ -43,7 +43,7 @@ type way struct {
 // authority may grant a time of grace. The others are for when it is over, or the authority won't have it.
 func (s *Source) obtain(ctx context.Context, had *identity.Identity) (*identity.Identity, EventKind, error) {
 	var faults []error
-	fresh := &request{alg: s.cfg.KeyType} // a new key for each attempt
+	fresh := &request{alg: s.keyType} // a new key for each attempt
 	for _, w := range s.ways(had, fresh) {
 		if len(faults) > 0 && !s.goesOn(had, faults[len(faults)-1]) {
 			break
@@ -128,7 +128,7 @@ type pin struct {
 // pinned gives the request that belongs to secret.
 func (s *Source) pinned(at **pin, secret string) *request {
 	if sum := sha256.Sum256([]byte(secret)); *at == nil || (*at).secret != sum {
-		*at = &pin{sum, request{alg: s.cfg.KeyType}}
+		*at = &pin{sum, request{alg: s.keyType}}
 	}
 	return &(*at).rq
 }
@@ -169,6 +169,14 @@ func (s *Source) fresh(had *identity.Identity, server string, with *request, ask
 		return nil, err
 	}
 	answer, err := ask(wire.CertificateRequest{CSR: string(with.csr), TTL: countersign.Duration(s.cfg.TTL)})
+	if other, ok := client.OtherKey(err); ok && s.cfg.KeyType == "" && other != with.alg {
+		// Nobody chose the type of the key, and the policy allows others by now. It is kept for the next renewals.
+		s.keyType, *with = other, request{alg: other}
+		if err := with.make(); err != nil {
+			return nil, err
+		}
+		answer, err = ask(wire.CertificateRequest{CSR: string(with.csr), TTL: countersign.Duration(s.cfg.TTL)})
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -31,7 +31,8 @@ type Source struct {
 	conns *conns
 	begun time.Time
 
-	joined, attested *pin // of the loop only
+	joined, attested *pin   // of the loop only
+	keyType          string // of each new key: cfg.KeyType, or what the authority asked for; of the loop only
 
 	mu      sync.Mutex
 	cur     *identity.Identity // nil: none. Never changed, only replaced
@@ -78,7 +79,7 @@ func open(ctx context.Context, cfg Config, from authority) (*Source, error) {
 	if err := cfg.settle(); err != nil {
 		return nil, err
 	}
-	s := &Source{cfg: cfg, from: from, done: make(chan struct{}), wake: make(chan struct{}, 1), changed: make(chan struct{})}
+	s := &Source{cfg: cfg, from: from, keyType: cfg.KeyType, done: make(chan struct{}), wake: make(chan struct{}, 1), changed: make(chan struct{})}
 	if s.from == nil {
 		s.from = daemon{s}
 	}

@@ -50,7 +50,7 @@ func (f *agentFlags) add(c *cobra.Command) {
 		{&f.joinFile, "join-file", "file with a join string, for the first certificate"},
 		{&f.attest, "attest", "file with a workload JWT, for the first certificate; needs --id, --server and --root"},
 		{&f.id, "id", "with --attest: the ID to be, as spiffe://shop.internal/orders"},
-		{&f.alg, "key", "kind of each new key: P-256 (default), P-384, Ed25519, RSA-2048, RSA-3072, RSA-4096"},
+		{&f.alg, "key", "kind of each new key: P-256, P-384, Ed25519, RSA-2048, RSA-3072, RSA-4096 (default: P-256, or the first that the policy allows)"},
 		{&f.ttl, "ttl", "lifetime to ask for (default: what the policy gives)"},
 		{&f.survive, "survive", "outage of the authority to survive, as 8h; in place of --ttl"},
 		{&f.password, "p12-password-file", "file with the password of the PKCS#12 files (default: it is changeit)"},

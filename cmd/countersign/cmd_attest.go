@@ -37,10 +37,6 @@ func (a *app) joinAttested(ctx context.Context, file string, f identityFlags, r 
 		return &failure{Exit: exitLocal, What: a.rootFile + " is not the root of an authority", Why: why,
 			Next: "ask its operator for the file that `countersign ca root` prints"}
 	}
-	key, csr, err := newRequest(r.alg)
-	if err != nil {
-		return err
-	}
 	roots := x509.NewCertPool()
 	for _, cert := range certs {
 		roots.AddCert(cert)
@@ -51,7 +47,9 @@ func (a *app) joinAttested(ctx context.Context, file string, f identityFlags, r 
 			Next: "--server https://HOST:PORT, the daemon's public address"}
 	}
 	defer c.Close()
-	cert, err := c.Attest(ctx, token, wire.CertificateRequest{CSR: string(csr), TTL: countersign.Duration(r.ttl)})
+	key, cert, err := certify(r.alg, func(csr []byte) (wire.Certificate, error) {
+		return c.Attest(ctx, token, wire.CertificateRequest{CSR: string(csr), TTL: countersign.Duration(r.ttl)})
+	})
 	if err != nil {
 		return err
 	}

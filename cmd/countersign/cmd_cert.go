@@ -48,7 +48,7 @@ type identityFlags struct{ out, alg, ttl, passwordFile string }
 
 func (f *identityFlags) add(c *cobra.Command) {
 	c.Flags().StringVar(&f.out, "out", "", "the identity directory")
-	c.Flags().StringVar(&f.alg, "key", "P-256", "kind of the new key: P-256, P-384, Ed25519, RSA-2048, RSA-3072, RSA-4096")
+	c.Flags().StringVar(&f.alg, "key", "", "kind of the new key: P-256, P-384, Ed25519, RSA-2048, RSA-3072, RSA-4096 (default: P-256, or the first that the policy allows)")
 	c.Flags().StringVar(&f.ttl, "ttl", "", "lifetime to ask for (default: what the policy gives)")
 	c.Flags().StringVar(&f.passwordFile, "p12-password-file", "", "file with the password of the PKCS#12 files (default: it is changeit)")
 }
@@ -93,11 +93,9 @@ func (a *app) renew(ctx context.Context, out string, r renewal) error {
 	if err := checkOut(out); err != nil {
 		return err
 	}
-	key, csr, err := newRequest(r.alg)
-	if err != nil {
-		return err
-	}
-	cert, err := c.Renew(ctx, wire.CertificateRequest{CSR: string(csr), TTL: countersign.Duration(r.ttl)})
+	key, cert, err := certify(r.alg, func(csr []byte) (wire.Certificate, error) {
+		return c.Renew(ctx, wire.CertificateRequest{CSR: string(csr), TTL: countersign.Duration(r.ttl)})
+	})
 	if err != nil {
 		return err
 	}

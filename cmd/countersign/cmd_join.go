@@ -83,16 +83,14 @@ func (a *app) join(ctx context.Context, j client.JoinString, out string, r renew
 	if err := checkOut(out); err != nil {
 		return err
 	}
-	key, csr, err := newRequest(r.alg)
-	if err != nil {
-		return err
-	}
 	c, err := client.New(client.Config{URL: j.URL, TLS: client.PinnedTLS(j)})
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	cert, err := c.Join(ctx, j.Token, wire.CertificateRequest{CSR: string(csr), TTL: countersign.Duration(r.ttl)})
+	key, cert, err := certify(r.alg, func(csr []byte) (wire.Certificate, error) {
+		return c.Join(ctx, j.Token, wire.CertificateRequest{CSR: string(csr), TTL: countersign.Duration(r.ttl)})
+	})
 	if errors.Is(err, client.ErrNotAuthority) {
 		return &failure{Exit: exitDenied, What: client.ErrNotAuthority.Error(), Why: err.Error() + "; nothing was sent", err: err,
 			Next: "check the address; if it is right, somebody may be in between: ask for a new token over another way"}

@@ -254,15 +254,13 @@ func (a *app) addOperator(ctx context.Context, c *client.Client, name, role, out
 	if err := checkOut(out); err != nil {
 		return err
 	}
-	key, csr, err := newRequest("P-256")
-	if err != nil {
-		return err
-	}
 	status, err := c.Status(ctx)
 	if err != nil {
 		return err
 	}
-	cert, err := c.AddOperator(ctx, wire.OperatorRequest{Name: name, Role: role, CSR: string(csr)})
+	key, cert, err := certify("", func(csr []byte) (wire.Certificate, error) {
+		return c.AddOperator(ctx, wire.OperatorRequest{Name: name, Role: role, CSR: string(csr)})
+	})
 	if err != nil {
 		return err
 	}
@@ -367,6 +365,23 @@ func (a *app) writeIdentity(dir string, key crypto.Signer, cert wire.Certificate
 			Next: "mend that, then ask again: with the same join token only the same key gets the certificate, so make a new token"}
 	}
 	return nil
+}
+
+// certify makes a key and asks for its certificate. Who did not choose the kind of the key (alg is "") gets one of the kind
+// that the daemon allows first if it does not allow P-256; a refusal for that uses no join token up.
+func certify(alg string, ask func(csr []byte) (wire.Certificate, error)) (crypto.Signer, wire.Certificate, error) {
+	key, csr, err := newRequest(alg)
+	if err != nil {
+		return nil, wire.Certificate{}, err
+	}
+	cert, err := ask(csr)
+	if other, ok := client.OtherKey(err); ok && alg == "" {
+		if key, csr, err = newRequest(other); err != nil {
+			return nil, cert, err
+		}
+		cert, err = ask(csr)
+	}
+	return key, cert, err
 }
 
 func newRequest(alg string) (crypto.Signer, []byte, error) {

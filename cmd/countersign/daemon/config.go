@@ -28,6 +28,7 @@ type Config struct {
 	Keys        KeysConfig        `yaml:"keys" mapstructure:"keys"`
 	Token       TokenConfig       `yaml:"token" mapstructure:"token"`
 	Certificate CertificateConfig `yaml:"certificate" mapstructure:"certificate"`
+	KeyTypes    KeyTypesConfig    `yaml:"keytypes" mapstructure:"keytypes"`
 	CA          CAConfig          `yaml:"ca" mapstructure:"ca"`
 	Join        JoinConfig        `yaml:"join" mapstructure:"join"`
 	Audit       AuditConfig       `yaml:"audit" mapstructure:"audit"`
@@ -68,6 +69,12 @@ type CertificateConfig struct {
 	Operator Duration `yaml:"operator" mapstructure:"operator"` // operators
 	Server   Duration `yaml:"server" mapstructure:"server"`     // the daemon's own
 	Grace    Duration `yaml:"grace" mapstructure:"grace"`       // for which an ended one may still be renewed
+}
+
+// KeyTypesConfig holds the key types that certificates may have; those of services stand in the policy.
+type KeyTypesConfig struct {
+	Operator []string `yaml:"operator" mapstructure:"operator"` // operators
+	Server   []string `yaml:"server" mapstructure:"server"`     // the daemon's own; it makes the first
 }
 
 // CAConfig holds the lifetimes of the authority's certificates; they matter at init and at rotations.
@@ -117,11 +124,12 @@ func Defaults() Config {
 		Certificate: CertificateConfig{
 			TTL: Duration(day), Operator: Duration(30 * day), Server: Duration(7 * day), Grace: Duration(3 * day),
 		},
-		CA:     CAConfig{Root: Duration(3650 * day), Intermediate: Duration(365 * day)},
-		Join:   JoinConfig{TTL: Duration(10 * time.Minute)},
-		Audit:  AuditConfig{Segment: 64 * mib, Reserve: 64 * mib, Keep: Duration(400 * day)},
-		Limits: LimitsConfig{Identity: 5000, Address: 50, Connections: 4096, PerHost: 64},
-		Log:    LogConfig{Level: "info", Format: "text"},
+		KeyTypes: KeyTypesConfig{Operator: ca.KeyTypes(), Server: []string{"P-256"}},
+		CA:       CAConfig{Root: Duration(3650 * day), Intermediate: Duration(365 * day)},
+		Join:     JoinConfig{TTL: Duration(10 * time.Minute)},
+		Audit:    AuditConfig{Segment: 64 * mib, Reserve: 64 * mib, Keep: Duration(400 * day)},
+		Limits:   LimitsConfig{Identity: 5000, Address: 50, Connections: 4096, PerHost: 64},
+		Log:      LogConfig{Level: "info", Format: "text"},
 	}
 }
 
@@ -224,6 +232,14 @@ func (c Config) Validate() []Problem {
 		}
 	}
 	faults = append(faults, c.validatePermit()...)
+	for _, keys := range []struct {
+		key  string
+		list []string
+	}{{"keytypes.operator", c.KeyTypes.Operator}, {"keytypes.server", c.KeyTypes.Server}} {
+		if err := ca.CheckKeyTypes(keys.list); err != nil {
+			add(keys.key, "%v", err)
+		}
+	}
 	for _, p := range c.Proxies {
 		if _, err := netip.ParsePrefix(p); err != nil {
 			add("proxies", "%q is no prefix: write for example 10.1.2.3/32", p)

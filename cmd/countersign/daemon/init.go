@@ -183,7 +183,7 @@ func (p *parts) createKeys(ctx context.Context, by countersign.Caller) error {
 }
 
 func (p *parts) addFirstOperator(ctx context.Context, by countersign.Caller) error {
-	key, err := identity.NewKey("P-256")
+	key, err := identity.NewKey(p.cfg.KeyTypes.Operator[0])
 	if err != nil {
 		return err
 	}

@@ -158,6 +158,7 @@ func (p *parts) caConfig() ca.Config {
 		IntermediateTTL: time.Duration(p.cfg.CA.Intermediate), RootTTL: time.Duration(p.cfg.CA.Root),
 		Grace:    time.Duration(p.cfg.Certificate.Grace),
 		RootLead: time.Duration(p.cfg.CA.Lead), PKI: p.cfg.PKI.URL, Permit: p.cfg.CA.Permit,
+		OperatorKeys: p.cfg.KeyTypes.Operator, ServerKeys: p.cfg.KeyTypes.Server,
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/countersign/countersign/ca"
 	"github.com/countersign/countersign/ca/identity"
 )
 
@@ -56,6 +57,9 @@ func (p *parts) loadOwn(public *tls.Certificate) error {
 	next := &serverCertificate{own: &cert, notAfter: own.NotAfter, renewAt: own.NotBefore.Add(own.NotAfter.Sub(own.NotBefore) / 2)}
 	if !slices.Equal(certificateNames(own), slices.Sorted(slices.Values(p.cfg.DNS))) {
 		next.renewAt = time.Time{} // the configured names changed
+	}
+	if !slices.Contains(p.cfg.KeyTypes.Server, ca.KeyType(own.Chain[0].PublicKey)) {
+		next.renewAt = time.Time{} // or the key types
 	}
 	next.issuer = own.Chain[min(1, len(own.Chain)-1)]
 	next.public = public
@@ -114,7 +118,7 @@ func (p *parts) ensureOwn(ctx context.Context, public *tls.Certificate) error {
 // renewServer issues the daemon's own certificate with a new key, and serves it beside public: the files of that one may
 // be gone or half replaced by now, which must not keep the new one from being served, or each look would issue another.
 func (p *parts) renewServer(ctx context.Context, public *tls.Certificate) error {
-	key, err := identity.NewKey("P-256")
+	key, err := identity.NewKey(p.cfg.KeyTypes.Server[0])
 	if err != nil {
 		return err
 	}
