@@ -34,6 +34,7 @@ const (
 	CodeRateIdentity     Code = "CS1020"
 	CodeRateAddress      Code = "CS1021"
 	CodeWaiters          Code = "CS1022"
+	CodePaced            Code = "CS1023"
 	CodeStopping         Code = "CS1030"
 	CodeTimeout          Code = "CS1031"
 	CodeClock            Code = "CS1032"
@@ -217,6 +218,8 @@ func Codes() []CodeInfo {
 			"slow down; wait as Retry-After says"},
 		{CodeWaiters, Limited, "", "too many requests of this identity wait for a change already",
 			"ask without wait, every few seconds; or look for who asks so often with this identity"},
+		{CodePaced, Unavailable, "", "more certificates are asked for than can be made now, and renewals go first",
+			"come again when Retry-After says; clients of ours do so by themselves"},
 		{CodeStopping, Unavailable, oauthNotNow, "the daemon is stopping",
 			"repeat in a moment"},
 		{CodeTimeout, Unavailable, oauthNotNow, "the request was not served in time",

@@ -23,6 +23,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/countersign/countersign"
+	"github.com/countersign/countersign/api/pace"
 	"github.com/countersign/countersign/ca"
 	"github.com/countersign/countersign/storage/audit"
 	"github.com/countersign/countersign/storage/keyring"
@@ -70,6 +71,7 @@ type Server struct {
 	metrics       metrics
 	callersBook   callersBook
 	waiters       waiters
+	pacer         *pace.Pacer // nil: nothing is paced
 	values        headerValues
 	answers       sync.Pool // of *[]byte, for tokens
 	stop          sync.Once
@@ -111,6 +113,14 @@ func New(cfg Config) (*Server, error) {
 	}
 	if s.metrics, err = newMetrics(cfg.Registry); err != nil {
 		return nil, err
+	}
+	if cfg.Limits.Issuing > 0 {
+		s.pacer, err = pace.New(pace.Config{
+			Work: cfg.Limits.Issuing, Queue: cfg.Limits.Waiting, Logger: cfg.Logger, Registry: cfg.Registry,
+		})
+		if err != nil {
+			return nil, err
+		}
 	}
 	table := routes(strings.TrimSuffix(issuer.EscapedPath(), "/"))
 	if s.public, err = s.mount(table, publicListener); err != nil {

@@ -49,6 +49,11 @@ func (s *Server) guard(r route, l listener) echo.HandlerFunc {
 		if rq.body, err = readBody(c.Response(), c.Request(), r, room); err != nil {
 			return err
 		}
+		leave, err := s.enter(rq, r)
+		if err != nil {
+			return err
+		}
+		defer leave()
 		// A sender may take half a minute for the body, and what was revoked or expired meanwhile must get nothing.
 		if r.body > 0 {
 			if err = rq.still(); err != nil {

@@ -15,11 +15,14 @@ type Limits struct {
 	Address     int // requests per second without a usable certificate from one address, in bursts of twice that
 	Connections int // open connections of the public listener
 	PerHost     int // of them, from one address
+
+	Issuing int // requests for certificates that are in work at a time; 0: as many as come, and none waits
+	Waiting int // renewals, and as many enrolments, that wait for that at a time; more are told when to come again
 }
 
 // DefaultLimits are those of storage.md.
 func DefaultLimits() Limits {
-	return Limits{Identity: 5000, Address: 50, Connections: 4096, PerHost: 64}
+	return Limits{Identity: 5000, Address: 50, Connections: 4096, PerHost: 64, Issuing: 256, Waiting: 4096}
 }
 
 const (

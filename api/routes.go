@@ -74,6 +74,7 @@ type route struct {
 	query        []string // the parameters it knows
 	oauth        bool     // errors as RFC 6749 5.2 says
 	long         bool     // no deadline: a stream, or work that grows with the log
+	paced        bool     // the pacer lets requests in; see pacing.go
 	handle       func(*Server, *request) error
 }
 
@@ -121,7 +122,7 @@ func routes(issuerPath string) []route {
 		{method: get, path: "/oauth2/revocations", auth: authPublic, query: []string{"since"}, oauth: true, handle: (*Server).feed},
 		{method: post, path: "/oauth2/backchannel-logout", auth: authLogout, body: logoutBody, media: wire.Form, oauth: true, handle: (*Server).logout},
 
-		{method: post, path: "/v1/certificates", auth: authJoin, body: csrBody, media: wire.JSON, handle: (*Server).issue},
+		{method: post, path: "/v1/certificates", auth: authJoin, body: csrBody, media: wire.JSON, paced: true, handle: (*Server).issue},
 		{method: get, path: "/v1/certificates", auth: authViewer, query: []string{"service", "state", "after", "limit"}, handle: (*Server).certificates},
 		{method: get, path: "/v1/certificates/:serial", auth: authViewer, handle: (*Server).certificate},
 		{method: post, path: "/v1/certificates/:serial/revoke", auth: authServiceOrOperator, body: smallBody, media: wire.JSON, handle: (*Server).revoke},

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"time"
 
+	"github.com/countersign/countersign"
 	"github.com/countersign/countersign/api/client"
 )
 
@@ -37,6 +38,12 @@ func busyFor(err error) time.Duration {
 		return max(e.RetryAfter, time.Second)
 	}
 	return 0
+}
+
+// hasPlace tells whether the authority keeps a place for this one caller at the time that it named.
+func hasPlace(err error) bool {
+	var e *client.APIError
+	return errors.As(err, &e) && e.Code() == countersign.CodePaced
 }
 
 // reasonOf sorts errors for metrics.

@@ -160,15 +160,7 @@ func (s *Source) failed(err error) error {
 	if err = s.nameSkew(err); s.state.dirErr != nil {
 		err = errors.Join(err, s.state.dirErr)
 	}
-	if named := busyFor(err); named > 0 {
-		s.state.waits = afterBusy(named, left, random())
-	} else {
-		first := unhurried(left)
-		if s.cur == nil { // the first certificate: somebody waits for it, so it begins with a second
-			left, first = longRetry, firstRetry
-		}
-		s.state.waits = retry(s.state.waits, left, first, random(), random())
-	}
+	s.state.waits = nextWait(err, s.state.waits, left, s.cur == nil, random(), random())
 	s.state.retryAt = now.Add(s.state.waits)
 	s.state.lastErr = err
 	s.state.failures++

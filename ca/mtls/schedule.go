@@ -89,5 +89,30 @@ func afterBusy(named, left time.Duration, u float64) time.Duration {
 	return named + part(named, u)
 }
 
+// afterPlace is how long to wait when the authority named a time for this one caller: Retry-After is cut to seconds, so who has a
+// place in the same second comes at another point of the next.
+func afterPlace(named, left time.Duration, u float64) time.Duration {
+	most := longRetry
+	if left > 0 {
+		most = max(left/2, firstRetry)
+	}
+	return min(named, most) + part(time.Second, u)
+}
+
+// nextWait is how long to wait after err. last is the wait before, left the certificate's remaining life; none: there is no
+// certificate yet.
+func nextWait(err error, last, left time.Duration, none bool, u, v float64) time.Duration {
+	named := busyFor(err)
+	switch {
+	case named > 0 && hasPlace(err):
+		return afterPlace(named, left, u)
+	case named > 0:
+		return afterBusy(named, left, u)
+	case none: // the first certificate: somebody waits for it, so it begins with a second
+		return retry(last, longRetry, firstRetry, u, v)
+	}
+	return retry(last, left, unhurried(left), u, v)
+}
+
 // random is the u of the functions above.
 func random() float64 { return rand.Float64() }

@@ -105,6 +105,8 @@ type LimitsConfig struct {
 	Address     int `yaml:"address" mapstructure:"address"`         // requests/s of one address without a credential
 	Connections int `yaml:"connections" mapstructure:"connections"` // open connections in all
 	PerHost     int `yaml:"perhost" mapstructure:"perhost"`         // open connections of one address
+	Issuing     int `yaml:"issuing" mapstructure:"issuing"`         // requests for certificates in work at a time
+	Waiting     int `yaml:"waiting" mapstructure:"waiting"`         // renewals, and as many enrolments, that wait for that
 }
 
 // LogConfig is about the log on standard error.
@@ -128,7 +130,7 @@ func Defaults() Config {
 		CA:       CAConfig{Root: Duration(3650 * day), Intermediate: Duration(365 * day)},
 		Join:     JoinConfig{TTL: Duration(10 * time.Minute)},
 		Audit:    AuditConfig{Segment: 64 * mib, Reserve: 64 * mib, Keep: Duration(400 * day)},
-		Limits:   LimitsConfig{Identity: 5000, Address: 50, Connections: 4096, PerHost: 64},
+		Limits:   LimitsConfig{Identity: 5000, Address: 50, Connections: 4096, PerHost: 64, Issuing: 256, Waiting: 4096},
 		Log:      LogConfig{Level: "info", Format: "text"},
 	}
 }
@@ -198,6 +200,10 @@ func Ranges() []Range {
 			"open connections; 0 is off"),
 		countRange("limits.perhost", 1_000_000, func(c Config) int { return c.Limits.PerHost },
 			"open connections of one address; 0 is off"),
+		countRange("limits.issuing", 100_000, func(c Config) int { return c.Limits.Issuing },
+			"requests for certificates in work at a time; 0 is off, and then none waits"),
+		countRange("limits.waiting", 100_000, func(c Config) int { return c.Limits.Waiting },
+			"renewals, and as many enrolments, that wait for that; more are told when to come again"),
 	}
 }
 

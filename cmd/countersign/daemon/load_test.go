@@ -59,7 +59,7 @@ func TestEnvironmentReachesEveryKey(t *testing.T) {
 		"ca.intermediate": "50d", "ca.lead": "20d", "ca.permit": "one.example,shop.internal", "join.ttl": "2m", "audit.segment": "2MiB", "audit.reserve": "3MiB", "audit.keep": "5d",
 		"keys.root": "softkms:", "keys.intermediate": "softkms:", "keys.token": "softkms:", "keys.also": "softkms:", "keys.pin.file": "/pin",
 		"keytypes.operator": "P-384", "keytypes.server": "P-384,P-256",
-		"limits.identity": "1", "limits.address": "2", "limits.connections": "3", "limits.perhost": "4", "log.level": "debug", "log.format": "json",
+		"limits.identity": "1", "limits.address": "2", "limits.connections": "3", "limits.perhost": "4", "limits.issuing": "5", "limits.waiting": "6", "log.level": "debug", "log.format": "json",
 	}
 	var environ []string
 	for _, key := range Keys() {

@@ -145,6 +145,7 @@ func (d *Daemon) limits() api.Limits {
 	return api.Limits{
 		Identity: d.cfg.Limits.Identity, Address: d.cfg.Limits.Address,
 		Connections: d.cfg.Limits.Connections, PerHost: d.cfg.Limits.PerHost,
+		Issuing: d.cfg.Limits.Issuing, Waiting: d.cfg.Limits.Waiting,
 	}
 }
 
