@@ -17,6 +17,7 @@ const (
 	ByDaemon                    // the daemon itself: schedules, its own certificate
 	ByAssertion                 // a client assertion (RFC 7521 4.2), verified on this request
 	ByExpired                   // a client certificate of ours that has ended within the grace: for a certificate and nothing else
+	ByProof                     // a proof of renewal, signed with the key of a client certificate of ours: for a certificate and nothing else
 	ByAttestation               // the token of a workload, verified on this request: for a certificate and nothing else
 )
 
@@ -35,6 +36,8 @@ func (m Method) String() string {
 		return "assertion"
 	case ByAttestation:
 		return "attestation"
+	case ByProof:
+		return "renewal-proof"
 	case ByExpired:
 		return "expired-certificate"
 	}
@@ -85,7 +88,7 @@ type Caller struct {
 	Serial     string   // of the client certificate: lower-case hex
 	Thumbprint [32]byte // SHA-256 of the client certificate (RFC 8705 3.1); zero: it came without one
 	Proxy      ID       // the proxy that ended the TLS connection and vouches for the certificate; zero: none
-	Assertion  string   // the jti of the client assertion or workload token
+	Assertion  string   // the jti of the client assertion, workload token or proof of renewal
 	JoinToken  string   // the id of the join token: the lower-case hex SHA-256 of its secret
 	Addr       netip.Addr
 	RequestID  string

@@ -60,6 +60,11 @@ const (
 	CodeRevokedMany      Code = "CS2040"
 	CodeNameConstraint   Code = "CS2080"
 	CodeKeyType          Code = "CS2081"
+	CodeProof            Code = "CS2090"
+	CodeProofTime        Code = "CS2091"
+	CodeProofAudience    Code = "CS2092"
+	CodeProofUsed        Code = "CS2093"
+	CodeProofKey         Code = "CS2094"
 	CodeClient           Code = "CS3001"
 	CodeClientMismatch   Code = "CS3002"
 	CodeGrantType        Code = "CS3003"
@@ -270,6 +275,16 @@ func Codes() []CodeInfo {
 			"take the name out of the policy, or give the authority a root that permits it"},
 		{CodeKeyType, Invalid, "", "the key is of a type that the profile of the certificate does not allow",
 			"make a new key of one of the types that the message and `key_types` name"},
+		{CodeProof, Unauthenticated, "", "the proof of renewal can't be read, or is not signed with the key of a certificate on record",
+			"make it as docs/operations.md says: kid is the serial, iss and sub the ID, an alg that fits the certificate's key"},
+		{CodeProofTime, Unauthenticated, "", "the proof of renewal is not valid at this time, or for too long",
+			"make a fresh one with exp 5 minutes from now at most; compare the clocks"},
+		{CodeProofAudience, Unauthenticated, "", "the proof of renewal is addressed to somebody else",
+			"its aud is the issuer identifier alone, as the daemon's metadata has it"},
+		{CodeProofUsed, Unauthenticated, "", "the proof of renewal was used before",
+			"make one with a new jti for each request; if nobody of yours sent it, find out who did"},
+		{CodeProofKey, Denied, "", "the proof of renewal is for another key than the certificate request's",
+			"spki of the proof is the SHA-256 of the new key's SubjectPublicKeyInfo"},
 		{CodeClient, Unauthenticated, oauthClient, "the client is no service of the policy in force",
 			"use the certificate of a service that stands in the policy"},
 		{CodeClientMismatch, Unauthenticated, oauthClient, "client_id, certificate and client assertion do not name one client",

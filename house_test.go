@@ -139,6 +139,7 @@ func TestFuzzTargets(t *testing.T) {
 		"token request":      "sts FuzzParseRequest",
 		"CSR":                "ca FuzzCSR",
 		"OCSP request":       "ca FuzzOCSP",
+		"proof of renewal":   "ca FuzzProof",
 		"join string":        "api/client FuzzParseJoin",
 		"audit segment":      "storage/audit FuzzSegment",
 		"identity directory": "ca/identity FuzzLoad",

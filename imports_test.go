@@ -26,7 +26,7 @@ func walls() map[string][]string {
 		"storage/policy":                 {".", "storage", "storage/audit", "storage/policy/condition", "sts/jwt"},
 		"storage/policy/export":          {"."},
 		"storage/keyring":                {".", "storage", "storage/audit"},
-		"ca":                             {".", "storage", "storage/audit", "storage/keyring"},
+		"ca":                             {".", "storage", "storage/audit", "storage/keyring", "sts/jwt"},
 		"ca/identity":                    {"."},
 		"ca/agent":                       {".", "ca/agent/local", "ca/identity", "ca/mtls"},
 		"ca/mtls":                        {".", "api/wire", "api/client", "ca/identity", "sts/verify"},
@@ -45,7 +45,7 @@ func walls() map[string][]string {
 		"api":                            {".", "api/pace", "api/wire", "ca", "sts", "sts/review", "storage", "storage/audit", "storage/keyring", "storage/policy"},
 		"api/pace":                       {"."},
 		"api/wire":                       {"."},
-		"api/client":                     {".", "api/wire", "ca/identity"},
+		"api/client":                     {".", "api/wire", "ca/identity", "sts/jwt"},
 		"cmd/countersign":                {"*"},
 		"cmd/countersign/daemon":         {"*"},
 		"cmd/countersign/daemon/archive": {}, // small, so that it is fuzzed and not all the daemon

@@ -10,6 +10,7 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"github.com/countersign/countersign"
+	"github.com/countersign/countersign/ca"
 	"github.com/countersign/countersign/storage/audit"
 )
 
@@ -112,7 +113,8 @@ func tooMany(id countersign.ID) error {
 	return countersign.Errorf(countersign.CodeRateIdentity, "too many requests by %s", id).After(time.Second)
 }
 
-// bearer proves a join token, or a workload's token: a JWT has dots, and a join token none.
+// bearer proves a join token, or a JWT, which has dots and a join token none: a proof of renewal, by its typ, or else a
+// workload's token.
 func (s *Server) bearer(c echo.Context, nobody countersign.Caller, authorization string) (countersign.Caller, error) {
 	scheme, secret, ok := strings.Cut(authorization, " ")
 	workload := strings.Count(secret, ".") == 2
@@ -122,6 +124,16 @@ func (s *Server) bearer(c echo.Context, nobody countersign.Caller, authorization
 	}
 	if !workload {
 		return s.CA.JoinCaller(c.Request().Context(), secret, nobody)
+	}
+	if ca.IsProof(secret) {
+		caller, renewal, err := s.CA.ProofCaller(c.Request().Context(), secret, s.Issuer, nobody)
+		if err == nil && !s.identities.allow(caller.ID.String(), s.Now()) {
+			err = tooMany(caller.ID)
+		}
+		if t := trackOf(c); t != nil {
+			t.renewal = renewal
+		}
+		return caller, err
 	}
 	caller, proof, err := s.STS.Attest(c.Request().Context(), nobody, secret)
 	if err != nil {
@@ -172,7 +184,7 @@ func authorise(a auth, caller countersign.Caller) error {
 		}
 		return countersign.Errorf(countersign.CodeWrongCredential, "%s is no service, and this path is about the service that asks", caller.Name)
 	case authJoin:
-		if service || caller.Method == countersign.ByJoinToken || caller.Method == countersign.ByAttestation || caller.Method == countersign.ByExpired || caller.Method == countersign.ByCertificate && operator {
+		if service || caller.Method == countersign.ByJoinToken || caller.Method == countersign.ByAttestation || caller.Method == countersign.ByExpired || caller.Method == countersign.ByProof || caller.Method == countersign.ByCertificate && operator {
 			return nil
 		}
 	case authIntrospect:

@@ -22,6 +22,9 @@ func (s *Server) issue(rq *request) error {
 	if t := trackOf(rq); t != nil && t.proof != nil {
 		request.Proof = t.proof
 	}
+	if t := trackOf(rq); t != nil {
+		request.SPKI = t.renewal.SPKI
+	}
 	issued, err := s.CA.Issue(rq.Request().Context(), rq.caller, request)
 	if err != nil && rq.caller.Method == countersign.ByAttestation && asError(err).Kind == countersign.Unauthenticated {
 		// Who comes with a token that is used up is a stranger, whose refusals must not fill the audit log.

@@ -16,6 +16,7 @@ import (
 
 	"github.com/countersign/countersign"
 	"github.com/countersign/countersign/api/wire"
+	"github.com/countersign/countersign/ca"
 	"github.com/countersign/countersign/sts"
 )
 
@@ -26,6 +27,8 @@ type tracked struct {
 	caller countersign.Caller // as far as it is known
 	proof  *sts.Attestation   // of a caller by attestation
 	stream bool
+
+	renewal ca.Renewal // of a caller by a proof of renewal
 }
 
 // trackOf is nil before observe.

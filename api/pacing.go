@@ -17,10 +17,14 @@ func (s *Server) enter(rq *request, r route) (leave func(), err error) {
 // pacedAs says in which line the caller stands, and how urgently.
 func (s *Server) pacedAs(rq *request) pace.Request {
 	switch caller := rq.caller; caller.Method {
-	case countersign.ByCertificate, countersign.ByExpired:
-		return pace.Request{
-			Line: pace.Renewals, Key: caller.Serial, Left: rq.Request().TLS.PeerCertificates[0].NotAfter.Sub(s.Now()),
+	case countersign.ByCertificate, countersign.ByExpired, countersign.ByProof:
+		as := pace.Request{Line: pace.Renewals, Key: caller.Serial}
+		if t := trackOf(rq); caller.Assertion != "" && t != nil { // by a proof
+			as.Left = t.renewal.Left
+		} else {
+			as.Left = rq.Request().TLS.PeerCertificates[0].NotAfter.Sub(s.Now())
 		}
+		return as
 	case countersign.ByJoinToken:
 		return pace.Request{Line: pace.Enrolments, Key: caller.JoinToken}
 	default: // by attestation

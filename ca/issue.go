@@ -16,7 +16,8 @@ type IssueRequest struct {
 	CSR []byte        // PEM; see [Authority.Issue]
 	TTL time.Duration // 1 min to what the policy gives; 0: what the policy gives
 
-	Proof Proof // of a caller by attestation; nil of all others
+	Proof Proof  // of a caller by attestation; nil of all others
+	SPKI  string // of a caller by a proof of renewal: the one key that it is for
 }
 
 // Proof is a workload's token that was found right for the caller by attestation. Who verified it remembers what it was used
@@ -87,7 +88,7 @@ func (a *Authority) decide(by countersign.Caller, r IssueRequest) (order, error)
 			return o, countersign.Errorf(countersign.CodeWrongCredential, "an attested caller without what attests it")
 		}
 		o.how, o.proof = howAttested, r.Proof
-	case countersign.ByCertificate:
+	case countersign.ByCertificate, countersign.ByProof:
 		o.how = howRenewal
 	case countersign.ByExpired:
 		o.how = howGrace
@@ -127,8 +128,10 @@ func (a *Authority) decide(by countersign.Caller, r IssueRequest) (order, error)
 	if err = a.permitted(o.names.dns); err != nil {
 		return o, err
 	}
-	o.csr, err = parseCSR(r.CSR, o.rules.keyTypes, o.names)
-	return o, err
+	if o.csr, err = parseCSR(r.CSR, o.rules.keyTypes, o.names); err != nil {
+		return o, err
+	}
+	return o, forKey(by, r, o.csr)
 }
 
 func (a *Authority) operatorRules() rules { return rules{a.cfg.OperatorKeys, a.cfg.OperatorTTL} }

@@ -210,7 +210,7 @@ func (a *Authority) housekeep(ctx context.Context, head, moved uint64) error {
 	}
 	var failed error // a damaged record stays for ever: for its sake no other table may grow
 	for _, table := range []string{certificatesTable().Name, ownersTable().Name, keysTable().Name,
-		lineagesTable().Name, membersTable().Name, seenTable().Name, joinTable().Name, revokedTable().Name, respondersTable().Name} {
+		lineagesTable().Name, membersTable().Name, seenTable().Name, joinTable().Name, revokedTable().Name, respondersTable().Name, proofsTable().Name} {
 		for range pruneSteps {
 			n, err := a.cfg.Store.Prune(ctx, table, pruneStep)
 			failed = errors.Join(failed, err)
