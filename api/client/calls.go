@@ -26,11 +26,23 @@ func (c *Client) Attest(ctx context.Context, jwt string, rq wire.CertificateRequ
 	return c.Join(ctx, jwt, rq)
 }
 
-// Renew gets the next certificate for the identity that the connection proves.
+// Renew gets the next certificate for the identity that the connection proves. Where the daemon saw no client certificate, because
+// a proxy before it ends the TLS connection, the identity's key signs a [Proof] for it.
 func (c *Client) Renew(ctx context.Context, rq wire.CertificateRequest) (wire.Certificate, error) {
 	var out wire.Certificate
 	err := c.do(ctx, call{method: http.MethodPost, path: "/v1/certificates", body: rq}, &out)
-	return out, err
+	if c.identity == nil || !sawNoCertificate(err) {
+		return out, err
+	}
+	metadata, err := c.Metadata(ctx)
+	if err != nil {
+		return out, err
+	}
+	proof, err := Proof(c.identity, metadata.Issuer, []byte(rq.CSR), c.now())
+	if err != nil {
+		return out, err
+	}
+	return c.RenewBy(ctx, proof, rq)
 }
 
 // CertificateQuery chooses certificates of the inventory; the zero one is the first page of all.

@@ -2,8 +2,8 @@
 //
 // Over TLS it demands the authority's ID besides its name: a certificate of another service of the same roots is not
 // the daemon. It never follows a redirect, uses no proxy, trusts no root but the given ones, keeps nothing on disk, and
-// never retries: whether a repeat is safe is for the caller to know. (Where the daemon asks who a proxy means, and nothing
-// else was done, it says so.)
+// never retries: whether a repeat is safe is for the caller to know. (Where the daemon asks who a proxy means, or saw no
+// certificate for a renewal, and nothing else was done, it says so.)
 package client
 
 import (
@@ -61,12 +61,18 @@ type Client struct {
 	base    string
 	timeout time.Duration
 	date    func(time.Time)
-	own     []http.Header // that name the identity's certificate, as a proxy does: RFC 9440, Envoy; empty without one
+	now     func() time.Time
+	// identity is that of the configuration, to sign a proof of renewal with; nil: none.
+	identity *identity.Identity
+	own      []http.Header // that name the identity's certificate, as a proxy does: RFC 9440, Envoy; empty without one
 }
 
 // New checks the configuration; it opens no connection.
 func New(cfg Config) (*Client, error) {
-	c := &Client{timeout: cfg.Timeout, date: cfg.Date}
+	c := &Client{timeout: cfg.Timeout, date: cfg.Date, now: cfg.Now, identity: cfg.Identity}
+	if c.now == nil {
+		c.now = time.Now
+	}
 	if c.timeout == 0 {
 		c.timeout = 30 * time.Second
 	}

@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/countersign/countersign"
 	"github.com/countersign/countersign/api/wire"
 	"github.com/countersign/countersign/ca/identity"
 	"github.com/countersign/countersign/sts/jwt"
@@ -59,6 +60,12 @@ func proofAlg(key crypto.Signer) string {
 		return "EdDSA"
 	}
 	return "RS256"
+}
+
+// sawNoCertificate tells whether the daemon did nothing because no credential came to it.
+func sawNoCertificate(err error) bool {
+	var refused interface{ Code() countersign.Code }
+	return errors.As(err, &refused) && refused.Code() == countersign.CodeNoCredential
 }
 
 // RenewBy gets the next certificate with a [Proof], where no client certificate reaches the daemon: beside one it is refused.
