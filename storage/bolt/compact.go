@@ -65,7 +65,7 @@ func Compact(ctx context.Context, path string, o CompactOptions) (done Compacted
 	if _, err := os.Stat(path); err != nil {
 		return Compacted{}, fmt.Errorf("open store: %w", err)
 	}
-	old, _, err := open(path, defaultLockTimeout)
+	old, _, err := open(path, offlineWait)
 	if err != nil {
 		return Compacted{}, fmt.Errorf("open store: %w", err)
 	}

@@ -18,6 +18,9 @@ import (
 // maxFaults bounds a report; what is found beyond it is only counted.
 const maxFaults = 100
 
+// offlineWait is for a probe of the lock, which holds it for an instant; a daemon holds it for as long as it runs.
+const offlineWait = 200 * time.Millisecond
+
 // TableStats is what one table holds.
 type TableStats struct {
 	Name    string    `json:"name"`
@@ -52,7 +55,7 @@ func Inspect(ctx context.Context, path string, now time.Time, progress func(reco
 		return Inspection{}, fmt.Errorf("open store: %w", err)
 	}
 	defer f.Close() //nolint:errcheck // only read; closing lets go of the lock
-	if err := lock(f, defaultLockTimeout); err != nil {
+	if err := lock(f, offlineWait); err != nil {
 		return Inspection{}, fmt.Errorf("open store: %w", err)
 	}
 	i := inspector{ctx: ctx, now: now, progress: progress, out: Inspection{File: path, Tables: []TableStats{}, Faults: []string{}}}

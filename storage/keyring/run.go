@@ -73,6 +73,9 @@ func (r *Ring) step(ctx context.Context, seen time.Time) (time.Duration, error) 
 		if err := r.upgrade(ctx); err != nil {
 			return 0, err
 		}
+		if err := r.mend(ctx); err != nil {
+			return 0, err
+		}
 		for _, p := range rotated() {
 			if err := r.rotateIfDue(ctx, p); err != nil {
 				return 0, err
