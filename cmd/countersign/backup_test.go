@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"strings"
@@ -59,6 +60,12 @@ func TestBackupAndRestore(t *testing.T) {
 	i.run(t, "service", "disable", "d", "--reason", "test")
 	i.run(t, "token", "revoke", "--subject", "mallory", "--reason", "left")
 	late := i.join(t, "c")
+	var leaked keyList
+	if err := json.Unmarshal(jwks, &leaked); err != nil {
+		t.Fatal(err)
+	}
+	i.run(t, "key", "retire", leaked.Keys[0].ID, "--compromised")
+	i.run(t, "freeze", "tokens", "--reason", "the key leaked")
 	i.stop(t, syscall.SIGTERM)
 
 	for _, withLog := range []bool{true, false} {
@@ -69,12 +76,16 @@ func TestBackupAndRestore(t *testing.T) {
 		}
 		again := &instance{bin: i.bin, dir: dir, public: i.public, ops: i.ops}
 		var done struct {
-			Replayed struct{ Revoked, Issued int }
-			Disabled []string
-			Unknown  []string
+			Replayed          struct{ Revoked, Issued int }
+			Disabled          []string
+			Frozen, Withdrawn []string
+			Unknown           []string
 		}
 		again.ask(t, &done, args...)
 		if withLog != (done.Replayed.Revoked == 1) || withLog != (strings.Join(done.Disabled, "") == "d") || len(done.Unknown) == 0 {
+			t.Errorf("with the log %v: %+v", withLog, done)
+		}
+		if withLog != (strings.Join(done.Frozen, "") == "tokens") || withLog != (strings.Join(done.Withdrawn, "") == leaked.Keys[0].ID) {
 			t.Errorf("with the log %v: %+v", withLog, done)
 		}
 		kek, err := os.ReadFile(filepath.Join(i.dir, "kek"))
@@ -83,13 +94,22 @@ func TestBackupAndRestore(t *testing.T) {
 		}
 		mustWrite(t, filepath.Join(dir, "kek"), kek)
 		again.start(t)
-		if same, err := socketClient(t, again).JWKS(t.Context()); err != nil || !bytes.Equal(same, jwks) {
-			t.Errorf("the JWKS is another one: %s, %v", same, err)
+		same, err := socketClient(t, again).JWKS(t.Context())
+		if err != nil || !withLog && !bytes.Equal(same, jwks) || withLog && bytes.Contains(same, []byte(leaked.Keys[0].ID)) {
+			t.Errorf("with the log %v: the JWKS: %s, %v", withLog, same, err)
+		}
+		var status struct {
+			Frozen struct{ Tokens *struct{ Reason string } }
+		}
+		if again.ask(t, &status, "status"); withLog != (status.Frozen.Tokens != nil) {
+			t.Errorf("with the log %v: frozen is %+v", withLog, status)
 		}
 		if again.run(t, "ca", "root") != roots {
 			t.Error("the root is another one")
 		}
-		again.run(t, "token", "verify", token, "--audience", "b")
+		if !withLog {
+			again.run(t, "token", "verify", token, "--audience", "b")
+		}
 		again.run(t, "audit", "verify")
 		for name, id := range map[string]string{"issued after the backup": late, "revoked": victim, "of a revoked lineage": held} {
 			renewed := runHere(t, "cert", "renew", "--out", id).code == exitOK
@@ -105,6 +125,13 @@ func TestBackupAndRestore(t *testing.T) {
 		}
 		again.run(t, "doctor")
 		again.stop(t, syscall.SIGTERM)
+	}
+}
+
+// keyList is a JWKS by its kids.
+type keyList struct {
+	Keys []struct {
+		ID string `json:"kid"`
 	}
 }
 

@@ -135,8 +135,8 @@ func (a *app) restoreCommand() *cobra.Command {
 JWKS, roots and serials are those of the backup; put the key-encryption key beside them and start the daemon.
 
 With --audit, the directory of a newer audit log of the same authority (audit/ of the machine that was lost), that log takes the place of
-the backup's: certificates that were revoked, lineages that were blocked and services that were disabled after the backup are so again, and
-token revocations come back at the start. What can't be known is said. Stop the daemon whose log it is first.`,
+the backup's: certificates that were revoked, lineages that were blocked, services that were disabled, what was frozen and keys that were
+retired as compromised after the backup are so again, and token revocations come back at the start. What can't be known is said. Stop the daemon whose log it is first.`,
 		Example: "  countersign restore /mnt/backups/countersign-2026-11-24 --dir /var/lib/countersign --audit /mnt/lost/audit",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Dir, o.File, o.Version = daemon.Dir(a.dir), args[0], versionText()
@@ -150,6 +150,8 @@ token revocations come back at the start. What can't be known is said. Stop the 
 				row(w, "backup of", a.moment(done.Made))
 				row(w, "revoked again", fmt.Sprintf("%d certificates, %d lineages", done.Replayed.Revoked, done.Replayed.Blocked))
 				row(w, "disabled again", dash(strings.Join(done.Disabled, ", ")))
+				row(w, "frozen again", dash(strings.Join(done.Frozen, ", ")))
+				row(w, "keys withdrawn", dash(strings.Join(done.Withdrawn, ", ")))
 				for _, unknown := range done.Unknown {
 					row(w, "not restored", unknown)
 				}

@@ -86,7 +86,7 @@ func (r *Ring) mend(ctx context.Context) error {
 			if !known || live {
 				continue
 			}
-			e, err := r.newEntry(Key{Purpose: p, Alg: alg, Published: now, SignsFrom: now})
+			e, err := r.newEntry(Key{Purpose: p, Alg: alg, Published: now, SignsFrom: now}, false)
 			if err != nil {
 				return err
 			}

@@ -2,7 +2,6 @@ package daemon
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -38,8 +37,10 @@ type Restored struct {
 	Backup      audit.Head  `json:"backup_audit"` // where the log of the backup ends
 	Audit       audit.Head  `json:"audit"`        // where the log ended that was put in its place
 	Replayed    ca.Replayed `json:"replayed"`
-	Disabled    []string    `json:"disabled"` // services that the newer log has disabled
-	Unknown     []string    `json:"unknown"`  // what may have happened after the backup and is not in force now
+	Disabled    []string    `json:"disabled"`  // services that the newer log has disabled
+	Frozen      []string    `json:"frozen"`    // what the newer log has frozen: tokens, certificates
+	Withdrawn   []string    `json:"withdrawn"` // token keys that the newer log has retired as compromised, and that the backup published
+	Unknown     []string    `json:"unknown"`   // what may have happened after the backup and is not in force now
 }
 
 // unfinished is the configuration's name until all else is whole: a directory without a configuration is none of a daemon.
@@ -234,82 +235,18 @@ func (p *parts) replay(ctx context.Context, o RestoreOptions, m archive.Manifest
 		}
 		done.Disabled = append(done.Disabled, service)
 	}
+	if err := p.freezeAgain(ctx, by, lost, done); err != nil {
+		return err
+	}
+	if err := p.withdrawAgain(ctx, by, lost, done); err != nil {
+		return err
+	}
 	done.Unknown = append(lost.unknown(o.Audit != "", done.Replayed), p.outside()...)
 	_, err = p.audit.Append(ctx, audit.Event{
 		Type: eventRestore, Outcome: audit.OK, By: by, Subject: m.Domain, Detail: map[string]any{
 			"made": m.Made, "backup_seq": m.Audit.Seq, "audit_seq": done.Audit.Seq, "replayed": done.Replayed, "disabled": done.Disabled,
+			"frozen": done.Frozen, "withdrawn": done.Withdrawn,
 		},
 	})
 	return err
-}
-
-// lost is what the log tells of behind a backup.
-type lost struct {
-	disabled    map[string]bool // services that were disabled, and not enabled since
-	policies    int
-	keys        int
-	compromised []string // token keys that were retired as such
-	authorities int
-	frozen      int
-}
-
-func (p *parts) readLost(ctx context.Context, after uint64) (lost, error) {
-	l := lost{disabled: map[string]bool{}}
-	for r, err := range p.audit.Records(ctx, after+1) {
-		if err != nil {
-			return l, err
-		}
-		if r.Outcome != audit.OK {
-			continue
-		}
-		switch r.Type {
-		case "service.disabled":
-			l.disabled[r.Subject] = true
-		case "service.enabled":
-			delete(l.disabled, r.Subject)
-		case "policy.applied":
-			l.policies++
-		case "key.created", "key.rotated":
-			l.keys++
-		case "key.retired":
-			var detail struct {
-				Compromised bool `json:"compromised"`
-			}
-			if json.Unmarshal(r.Detail, &detail) == nil && detail.Compromised {
-				l.compromised = append(l.compromised, r.Subject)
-			}
-		case "authority.frozen":
-			l.frozen++
-		case "authority.rotated", "authority.withdrawn", "authority.retired":
-			l.authorities++
-		}
-	}
-	return l, nil
-}
-
-// unknown says what is not as it was. Without a newer log nobody can tell what of it happened.
-func (l lost) unknown(newer bool, replayed ca.Replayed) []string {
-	if !newer {
-		return []string{
-			"certificates that were issued after the backup are refused: their holders join again",
-			"revocations of certificates and tokens, blocked lineages and disabled services after the backup are not known: repeat them, or restore again with --audit and the newest audit log",
-			"policies, keys and rotations after the backup are not known: apply the newest policy; tokens of later keys are refused",
-			"join tokens that were used after the backup can be used again until they expire",
-		}
-	}
-	out := []string{}
-	say := func(n int, format string, args ...any) {
-		if n > 0 {
-			out = append(out, fmt.Sprintf(format, args...))
-		}
-	}
-	say(replayed.Issued, "%d certificates that were issued after the backup are refused: their holders join again", replayed.Issued)
-	say(l.policies, "%d policies that were applied after the backup are not in the log: apply the newest one", l.policies)
-	say(l.keys, "%d changes of signing keys after the backup are lost: tokens of later keys are refused", l.keys)
-	say(l.authorities, "%d changes of roots and intermediates after the backup are lost: make them again", l.authorities)
-	say(l.frozen, "the authority was frozen after the backup, %d times: freeze it again if that still holds", l.frozen)
-	for _, kid := range l.compromised {
-		out = append(out, "the key "+kid+" was retired as compromised: retire it again as soon as the daemon runs (countersign key retire)")
-	}
-	return out
 }
