@@ -66,13 +66,13 @@ func (t *taker) SignMessage(_ io.Reader, message []byte, _ crypto.SignerOpts) ([
 	return nil, errTaken
 }
 
-// take gives the exact bytes that make would have had signed with the key of an issuer.
-func take(issuerKey crypto.PublicKey, make func(crypto.Signer) ([]byte, error)) ([]byte, error) {
+// take gives the exact bytes that draw would have had signed with the key of an issuer.
+func take(issuerKey crypto.PublicKey, draw func(crypto.Signer) ([]byte, error)) ([]byte, error) {
 	if k, ok := issuerKey.(*ecdsa.PublicKey); !ok || k.Curve != elliptic.P256() {
 		return nil, errors.New("the issuer's key is not of P-256")
 	}
 	t := &taker{key: issuerKey}
-	if _, err := make(t); !errors.Is(err, errTaken) || t.taken == nil {
+	if _, err := draw(t); !errors.Is(err, errTaken) || t.taken == nil {
 		return nil, fmt.Errorf("nothing was to be signed: %w", err)
 	}
 	return t.taken, nil
@@ -136,6 +136,9 @@ func sign(t checkedTBS, key crypto.Signer) (*x509.Certificate, error) {
 
 // signature signs exactly the checked bytes, and gives the signature only if it fits the key that was to sign.
 func (t checkedBytes) signature(key crypto.Signer) ([]byte, error) {
+	if len(t.raw) == 0 || t.key == nil { // nobody checked it: the zero value
+		return nil, errors.New("there are no checked bytes to sign")
+	}
 	digest := sha256.Sum256(t.raw)
 	signature, err := key.Sign(rand.Reader, digest[:], crypto.SHA256)
 	if err != nil {
