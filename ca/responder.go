@@ -199,6 +199,7 @@ func (a *Authority) issueResponder(ctx context.Context, by countersign.Caller, i
 	}
 	tbs, err := prepare(profileResponder, Subject{
 		TrustDomain: a.cfg.TrustDomain, Key: key.Public, Serial: serial, NotBefore: notBefore, NotAfter: notAfter, Issuer: i.cert,
+		KeyTypes: []string{"P-256"}, Most: responderTTL,
 	}, i.cert.PublicKey)
 	if err != nil {
 		return false, err
