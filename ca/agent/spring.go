@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/countersign/countersign/ca/identity"
 )
@@ -76,10 +77,20 @@ func writeSpring(dir string, text []byte) (changed bool, err error) {
 	return true, replaceFile(path, text, 0o644)
 }
 
-// replaceFile writes a file beside path, makes it durable and renames it: readers see the old or the new one.
+// replaceFile writes a file beside path, makes it durable and renames it: readers see the old or the new one. What a crash left
+// beside it before goes first.
 func replaceFile(path string, body []byte, mode fs.FileMode) error {
-	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, "."+filepath.Base(path)+".*")
+	dir, pattern := filepath.Dir(path), "."+filepath.Base(path)+".*"
+	left, err := filepath.Glob(filepath.Join(dir, pattern))
+	if err != nil {
+		return err
+	}
+	for _, name := range left {
+		if info, err := os.Lstat(name); err == nil && time.Since(info.ModTime()) > time.Minute {
+			_ = os.Remove(name) // another process may be writing the young ones
+		}
+	}
+	f, err := os.CreateTemp(dir, pattern)
 	if err != nil {
 		return err
 	}
