@@ -58,6 +58,10 @@ const (
 	CodeNoRollback       Code = "CS2032"
 	CodeIssuerInUse      Code = "CS2033"
 	CodeRevokedMany      Code = "CS2040"
+	CodeOwnRoot          Code = "CS2050"
+	CodeOwnIntermediate  Code = "CS2051"
+	CodeOwnSuccessor     Code = "CS2052"
+	CodeNoRequest        Code = "CS2053"
 	CodeNameConstraint   Code = "CS2080"
 	CodeKeyType          Code = "CS2081"
 	CodeProof            Code = "CS2090"
@@ -127,6 +131,7 @@ const (
 	CodeKeyInUse         Code = "CS5005"
 	CodeKeysMany         Code = "CS5006"
 	CodeKEKPlace         Code = "CS5010"
+	CodeRootOffline      Code = "CS5020"
 	CodeKMSBuild         Code = "CS5030"
 	CodeKMSDown          Code = "CS5031"
 	CodeKMSKey           Code = "CS5032"
@@ -271,6 +276,14 @@ func Codes() []CodeInfo {
 			"wait until its certificates are renewed; see `countersign ca status`"},
 		{CodeRevokedMany, Unavailable, "", "more certificates of a service's callers are revoked than it can be told of",
 			"let them expire; disable the service whose certificates were revoked, or give it shorter ones"},
+		{CodeOwnRoot, Invalid, "", "the root that was brought can't be this authority's",
+			"bring a root certificate that signs itself: CA, keyCertSign, no path length of 0, SHA-256, no constraint against our names"},
+		{CodeOwnIntermediate, Invalid, "", "the certificate can't be this authority's intermediate",
+			"have the root sign the request of `countersign ca csr` as docs/authority.md shows: CA:TRUE, pathlen:0, keyCertSign, cRLSign"},
+		{CodeOwnSuccessor, Conflict, "", "the successor of a root that was brought must be brought too",
+			"rotate intermediates under it: `countersign ca rotate intermediate`, or `countersign ca csr` if its key is offline"},
+		{CodeNoRequest, Conflict, "", "no request of an intermediate is open",
+			"make one: `countersign ca csr`"},
 		{CodeNameConstraint, Denied, "", "the authority's own certificates do not permit one of the DNS names",
 			"take the name out of the policy, or give the authority a root that permits it"},
 		{CodeKeyType, Invalid, "", "the key is of a type that the profile of the certificate does not allow",
@@ -409,6 +422,8 @@ func Codes() []CodeInfo {
 			"wait until older keys expire; countersign key list"},
 		{CodeKEKPlace, Conflict, "", "the KEK's file is not where it can be replaced",
 			"the KEK must be <dir>/kek, mode 0400, in a directory that the daemon may write to"},
+		{CodeRootOffline, Conflict, "", "the root's key is offline",
+			"`countersign ca csr` and `countersign ca import`"},
 		{CodeKMSBuild, Conflict, "", "a key is in a token behind a PKCS#11 module, which this build of countersign can't load",
 			"run the build for hardware keys: make build-hsm (docs/hsm.md)"},
 		{CodeKMSDown, Unavailable, oauthNotNow, "the token that holds the signing key can't be used at the moment; nothing was signed",

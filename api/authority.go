@@ -43,7 +43,7 @@ func (s *Server) authority(rq *request) error {
 func authorityCertificate(i ca.Issuer) wire.AuthorityCertificate {
 	return wire.AuthorityCertificate{
 		Subject: i.Cert.Subject.String(), Serial: i.Serial, State: i.State, Fingerprint: fingerprint(i.Cert),
-		NotBefore: i.Cert.NotBefore.UTC(), NotAfter: i.Cert.NotAfter.UTC(), SignsFrom: i.SignsFrom, Root: i.By, KeyID: i.KeyID,
+		NotBefore: i.Cert.NotBefore.UTC(), NotAfter: i.Cert.NotAfter.UTC(), SignsFrom: i.SignsFrom, Root: i.By, KeyID: i.KeyID, Own: i.Own, Offline: i.Offline,
 		PEM: pemOf([]*x509.Certificate{i.Cert}),
 	}
 }
@@ -92,4 +92,26 @@ func (s *Server) retireAuthority(rq *request) error {
 		return err
 	}
 	return rq.NoContent(http.StatusNoContent)
+}
+
+// requestIntermediate gives the open request of an intermediate, which it makes if there is none.
+func (s *Server) requestIntermediate(rq *request) error {
+	made, err := s.CA.Request(rq.Request().Context(), rq.caller)
+	if err != nil {
+		return err
+	}
+	return rq.answer(http.StatusOK, wire.IntermediateRequest{CSR: made.CSR, KeyID: made.KeyID, Made: made.Made})
+}
+
+// importIntermediate takes the certificate that a root elsewhere made for that request.
+func (s *Server) importIntermediate(rq *request) error {
+	var in wire.IntermediateImport
+	if err := rq.decodeJSON(&in); err != nil {
+		return err
+	}
+	i, err := s.CA.ImportIntermediate(rq.Request().Context(), rq.caller, []byte(in.Certificate))
+	if err != nil {
+		return err
+	}
+	return rq.answer(http.StatusOK, authorityCertificate(i))
 }

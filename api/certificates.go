@@ -127,9 +127,7 @@ func (s *Server) createJoinToken(rq *request) error {
 		return err
 	}
 	out := wire.JoinToken{Token: made.Secret, ID: made.ID, Service: made.Service, ExpiresAt: made.Expires.UTC()}
-	if roots := s.CA.Roots(); len(roots) > 0 { // the oldest: the daemon's chain leads to it also after a rollover
-		out.Fingerprint = fingerprint(roots[0])
-	}
+	out.Fingerprint = fingerprint(s.CA.PinnedRoot()) // the daemon's chain leads to it also after a rollover
 	if s.URL != "" {
 		out.Join = s.URL + "#" + out.Token + "." + out.Fingerprint
 	}

@@ -58,6 +58,8 @@ func (d *doors) mutatingRoutes() []mutating {
 		{"POST /v1/operators", takesAdmin, "/v1/operators", `{"name": "eve", "role": "admin", "csr": ` + csr() + `}`},
 		{"POST /v1/authority/rotations", takesOperator, "/v1/authority/rotations", `{"role": "intermediate"}`},
 		{"POST /v1/authority/rollback", takesAdmin, "/v1/authority/rollback", ""},
+		{"POST /v1/authority/request", takesOperator, "/v1/authority/request", ""},
+		{"POST /v1/authority/intermediates", takesAdmin, "/v1/authority/intermediates", `{"certificate": ""}`}, // only a root elsewhere could make a right one
 		{"POST /v1/authority/:serial/retire", takesAdmin, "/v1/authority/" + d.issuer + "/retire", ""},
 		{"PUT /v1/policy", takesAdmin, "/v1/policy", testPolicy},
 		{"POST /v1/policy/rollback", takesAdmin, "/v1/policy/rollback", `{"version": 1}`},

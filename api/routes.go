@@ -133,6 +133,8 @@ func routes(issuerPath string) []route {
 		{method: get, path: "/v1/authority", auth: authViewer, query: []string{"holders"}, long: true, handle: (*Server).authority},
 		{method: post, path: "/v1/authority/rotations", auth: authOperator, body: smallBody, media: wire.JSON, handle: (*Server).rotateAuthority},
 		{method: post, path: "/v1/authority/rollback", auth: authAdmin, handle: (*Server).rollbackAuthority},
+		{method: post, path: "/v1/authority/request", auth: authOperator, handle: (*Server).requestIntermediate},
+		{method: post, path: "/v1/authority/intermediates", auth: authAdmin, body: csrBody, media: wire.JSON, handle: (*Server).importIntermediate},
 		{method: post, path: "/v1/authority/:serial/retire", auth: authAdmin, long: true, handle: (*Server).retireAuthority},
 
 		{method: get, path: "/v1/policy", auth: authViewer, query: []string{"version"}, handle: (*Server).policyDocument},

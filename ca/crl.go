@@ -65,7 +65,7 @@ func (l *lists) drop(issuer string) {
 }
 
 // CRL is the present list of an issuer, by its subject key identifier in lower-case hex, for a shard ("00" to "ff") or ""
-// for everything. ok is false if there is no such list; it is nil while it has not been made yet: [Authority.PublishCRLs]
+// for everything. ok is false if there is no such list, as of a root that is offline; it is nil while it has not been made yet: [Authority.PublishCRLs]
 // makes it. The answer comes from memory.
 func (a *Authority) CRL(issuer, shard string) (list *CRL, ok bool) {
 	for _, role := range []Profile{ProfileIntermediate, ProfileRoot} {
@@ -75,7 +75,8 @@ func (a *Authority) CRL(issuer, shard string) (list *CRL, ok bool) {
 			}
 			for _, has := range a.shards(i) {
 				if has == shard {
-					return a.lists.get(listName{issuer, shard}), true
+					list = a.lists.get(listName{issuer, shard})
+					return list, list != nil || a.online(i)
 				}
 			}
 			return nil, false

@@ -530,9 +530,9 @@ func TestCheckList(t *testing.T) {
 	}
 	weak := plan
 	issuer := *plan.issuer
-	issuer.PublicKey = newKey(t, "P-384").Public()
+	issuer.PublicKey = newKey(t, "Ed25519").Public()
 	weak.issuer = &issuer
 	if _, err := prepareList(weak); err == nil {
-		t.Error("an issuer's key of another curve")
+		t.Error("an issuer's key of another kind")
 	}
 }

@@ -105,7 +105,7 @@ func (p *publisher) step(ctx context.Context) error {
 		}
 	}
 	for _, s := range p.scopes {
-		if s.issuer.cert != nil && ctx.Err() == nil {
+		if s.issuer.cert != nil && p.a.online(s.issuer) && ctx.Err() == nil { // a root that is offline has its owner publish
 			failed = errors.Join(failed, p.publish(ctx, s, now))
 		}
 	}

@@ -53,6 +53,7 @@ type house struct {
 	bolt   *bolt.Store
 	wrap   func(storage.Store) storage.Store
 	adjust func(*Config)
+	init   func(Config) error // nil: Init
 	log    *audit.Log
 	mu     sync.Mutex
 	policy *countersign.Policy
@@ -118,7 +119,11 @@ func (h *house) open(first bool) {
 	if h.adjust != nil {
 		h.adjust(&cfg)
 	}
-	if first {
+	if first && h.init != nil {
+		if err := h.init(cfg); err != nil {
+			h.t.Fatal(err)
+		}
+	} else if first {
 		if err := Init(ctx, cfg, countersign.Daemon("init")); err != nil {
 			h.t.Fatal(err)
 		}

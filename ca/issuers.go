@@ -32,6 +32,7 @@ type authorityRecord struct {
 	SignsFrom time.Time `json:"signs_from,omitzero"` // of intermediates; zero: since they were made
 	Withdrawn time.Time `json:"withdrawn,omitzero"`  // of intermediates that were rolled back: they sign nothing since then
 	Retired   time.Time `json:"retired,omitzero"`    // neither published nor part of a chain since then; its key is gone
+	Own       bool      `json:"own,omitempty"`       // a root that was brought, or what was signed elsewhere
 }
 
 func authoritiesTable() storage.Table[authorityRecord] {
@@ -127,8 +128,20 @@ func certificates(of []issuer) []*x509.Certificate {
 	return certs
 }
 
-// loadIssuers reads the table of authorities.
+// loadIssuers reads the authority, which is whole: something signs.
 func loadIssuers(ctx context.Context, cfg Config) (*issuers, error) {
+	s, err := listIssuers(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	if _, ok := s.signing(cfg.Now()); !ok || len(s.published(ProfileRoot)) == 0 {
+		return nil, errors.New("the store holds no certificate authority: run `countersign init` first")
+	}
+	return s, nil
+}
+
+// listIssuers reads the table of authorities.
+func listIssuers(ctx context.Context, cfg Config) (*issuers, error) {
 	s := &issuers{}
 	for entry, err := range authoritiesTable().All(ctx, cfg.Store, "") {
 		if err != nil {
@@ -141,7 +154,7 @@ func loadIssuers(ctx context.Context, cfg Config) (*issuers, error) {
 		if !slices.Contains([]Profile{ProfileRoot, ProfileIntermediate, profileCross}, entry.Value.Role) {
 			return nil, fmt.Errorf("the authority %s has the unknown role %q", entry.Key, entry.Value.Role)
 		}
-		if len(cert.URIs) != 1 || cert.URIs[0].Host != cfg.TrustDomain {
+		if !entry.Value.Own && (len(cert.URIs) != 1 || cert.URIs[0].Host != cfg.TrustDomain) {
 			return nil, fmt.Errorf("the store's certificate authority is not one of %s", cfg.TrustDomain)
 		}
 		s.all = append(s.all, issuer{authorityRecord: entry.Value, cert: cert, serial: entry.Key, rev: entry.Rev})
@@ -149,24 +162,30 @@ func loadIssuers(ctx context.Context, cfg Config) (*issuers, error) {
 	slices.SortStableFunc(s.all, func(a, b issuer) int {
 		return cmp.Or(a.Made.Compare(b.Made), cmp.Compare(a.serial, b.serial))
 	})
-	if _, ok := s.signing(cfg.Now()); !ok || len(s.published(ProfileRoot)) == 0 {
-		return nil, errors.New("the store holds no certificate authority: run `countersign init` first")
-	}
 	return s, nil
+}
+
+// forInit is the configuration with which a store gets its authority; one that has one is refused.
+func (c Config) forInit(ctx context.Context) (Config, error) {
+	c, err := c.withDefaults()
+	if err != nil {
+		return c, err
+	}
+	page, err := c.Store.List(ctx, authoritiesTable().Name, storage.ListOptions{Limit: 1})
+	if err != nil {
+		return c, fmt.Errorf("read the authorities: %w", err)
+	}
+	if len(page.Items) > 0 {
+		return c, errors.New("the store holds a certificate authority already; nothing was changed")
+	}
+	return c, nil
 }
 
 // Init makes the keys and certificates of root and intermediate. A store that has an authority is refused.
 func Init(ctx context.Context, cfg Config, by countersign.Caller) error {
-	cfg, err := cfg.withDefaults()
+	cfg, err := cfg.forInit(ctx)
 	if err != nil {
 		return err
-	}
-	page, err := cfg.Store.List(ctx, authoritiesTable().Name, storage.ListOptions{Limit: 1})
-	if err != nil {
-		return fmt.Errorf("read the authorities: %w", err)
-	}
-	if len(page.Items) > 0 {
-		return errors.New("the store holds a certificate authority already; nothing was changed")
 	}
 	key := keyring.NewKey{Purpose: keyring.CA, Alg: "ES256", SignsFrom: cfg.Now()}
 	rootKey := key

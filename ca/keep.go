@@ -26,7 +26,7 @@ func (a *Authority) roll(ctx context.Context) error {
 		return nil
 	}
 	by := countersign.Daemon("schedule")
-	if r, due := scheduled(a.issuers.Load(), a.cfg.Now(), a.cfg.IntermediateTTL); due {
+	if r, due := a.scheduled(); due {
 		if _, err := a.Rotate(ctx, by, r); err != nil {
 			return err
 		}
@@ -38,6 +38,26 @@ func (a *Authority) roll(ctx context.Context) error {
 		return err
 	}
 	return a.dropResponders(ctx, by)
+}
+
+// scheduled is the rotation that is due and possible. What waits for a root that is offline, or that somebody else makes, is for
+// people: `doctor` tells it in time.
+func (a *Authority) scheduled() (Rotation, bool) {
+	s, now := a.issuers.Load(), a.cfg.Now()
+	r, due := scheduled(s, now, a.cfg.IntermediateTTL)
+	if signing, ok := s.signing(now); due && r.Role == ProfileRoot && ok && !a.possible(s, r) {
+		r, due = Rotation{Role: ProfileIntermediate}, intermediateDue(signing, now)
+	}
+	return r, due && a.possible(s, r)
+}
+
+func (a *Authority) possible(s *issuers, r Rotation) bool {
+	p, err := planRotation(s, r, a.cfg.Now(), a.rootLead())
+	if err == nil {
+		err = a.needKeys(p)
+	}
+	code := countersign.AsError(err).Code
+	return err == nil || code != countersign.CodeRootOffline && code != countersign.CodeOwnSuccessor
 }
 
 // retireUnheld retires intermediates that sign no more and of which nothing lives, then roots that have none.
@@ -108,6 +128,11 @@ func (a *Authority) dropOrphans(ctx context.Context, by countersign.Caller) erro
 			used[i.KeyID] = true
 		}
 	}
+	open, err := a.openRequest(ctx)
+	if err != nil {
+		return err
+	}
+	used[open.Value.KeyID] = true
 	for _, k := range a.cfg.Keys.Keys(keyring.CA) {
 		if used[k.ID] || a.cfg.Now().Sub(k.Published) < orphanAge {
 			continue

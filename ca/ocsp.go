@@ -88,7 +88,7 @@ func (a *Authority) answerOCSP(ctx context.Context, request []byte) (answer *OCS
 	now := a.cfg.Now()
 	r, ok := (*a.ocsp.inUse.Load())[by.serial]
 	if !ok || !now.Before(r.cert.NotAfter.Add(-second)) {
-		if _, online := a.cfg.Keys.Key(by.KeyID); !online {
+		if !a.online(by) {
 			return refusedOCSP(OCSPUnauthorized), false
 		}
 		return refusedOCSP(OCSPTryLater), false // it is not made yet

@@ -44,6 +44,9 @@ func planRotation(s *issuers, r Rotation, now time.Time, lead time.Duration) (pl
 	if r.Role == ProfileRoot && !r.Now {
 		earliest = now.Add(lead)
 	}
+	if r.Role == ProfileRoot && p.root.Own { // who made it makes its successor
+		return p, countersign.Errorf(countersign.CodeOwnSuccessor, "the root %s was brought, and so must its successor be", p.root.serial)
+	}
 	if p.signsFrom.IsZero() {
 		p.signsFrom = earliest
 	}
@@ -159,8 +162,13 @@ func scheduled(s *issuers, now time.Time, intermediateTTL time.Duration) (Rotati
 			return Rotation{Role: ProfileRoot}, true
 		}
 	}
+	return Rotation{Role: ProfileIntermediate}, intermediateDue(signing, now)
+}
+
+// intermediateDue tells whether less than a third of an intermediate's life is left.
+func intermediateDue(signing issuer, now time.Time) bool {
 	life, left := lived(signing, now)
-	return Rotation{Role: ProfileIntermediate}, left < life/3
+	return left < life/3
 }
 
 // lived is the whole life of i, and what is left of it.

@@ -67,11 +67,16 @@ func (p Profile) Template(s Subject) (*x509.Certificate, error) {
 		SerialNumber: x509util.SerialNumber{Int: s.Serial}, NotBefore: s.NotBefore, NotAfter: s.NotAfter,
 		BasicConstraints: &x509util.BasicConstraints{}, SubjectKeyID: keyID, AuthorityKeyID: keyID,
 		DNSNames: s.DNS, IPAddresses: s.IPs, ExtKeyUsage: usages,
-		SignatureAlgorithm: x509util.SignatureAlgorithm(x509.ECDSAWithSHA256),
 	}
+	issuerKey := s.Key
 	if s.Issuer != nil {
-		t.AuthorityKeyID = s.Issuer.SubjectKeyId
+		t.AuthorityKeyID, issuerKey = s.Issuer.SubjectKeyId, s.Issuer.PublicKey
 	}
+	by, err := algorithmOf(issuerKey)
+	if err != nil {
+		return nil, err
+	}
+	t.SignatureAlgorithm = x509util.SignatureAlgorithm(by.x509)
 	switch {
 	case p.signs():
 		err = p.signingTemplate(t, s)

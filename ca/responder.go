@@ -162,7 +162,7 @@ func (a *Authority) keepResponders(ctx context.Context) error {
 		if _, ok := a.cfg.Keys.Key(have.KeyID); ok && !responderDue(i, have, a.cfg.Now()) {
 			continue
 		}
-		if _, online := a.cfg.Keys.Key(i.KeyID); !online {
+		if !a.online(i) {
 			continue
 		}
 		if err := a.makeResponder(ctx, i); err != nil {

@@ -40,7 +40,8 @@ type RotationPlan struct {
 // Rotate makes the successor of the signing intermediate (RoleOperator), or a new root with an intermediate of its own
 // (RoleAdmin). A new root is published at once and certified by the old one, and signs after the lead; nothing changes
 // for who holds a certificate. Refusals are audited.
-// Codes: CodeRole, CodeParameter, CodeRotationPending, CodeIssuerExpiring, CodeNoKey, CodeSealed, CodeClock, CodeBusy.
+// Codes: CodeRole, CodeParameter, CodeRotationPending, CodeIssuerExpiring, CodeNoKey, CodeSealed, CodeClock, CodeBusy,
+// CodeRootOffline, CodeOwnSuccessor.
 func (a *Authority) Rotate(ctx context.Context, by countersign.Caller, r Rotation) (RotationPlan, error) {
 	plan, err := a.rotateAs(ctx, by, r)
 	if err != nil && !r.DryRun {
@@ -65,6 +66,9 @@ func (a *Authority) rotateAs(ctx context.Context, by countersign.Caller, r Rotat
 	}
 	now := a.cfg.Now()
 	p, err := planRotation(s, r, now, a.rootLead())
+	if err == nil {
+		err = a.needKeys(p)
+	}
 	plan := RotationPlan{Role: r.Role, At: now.UTC(), SignsFrom: p.signsFrom, DryRun: r.DryRun}
 	if err != nil || r.DryRun {
 		return plan, err
@@ -142,6 +146,14 @@ func (a *Authority) carryOut(ctx context.Context, by countersign.Caller, p plann
 	}
 	a.cfg.Logger.Info("the authority has new certificates", "role", p.role, "signs_from", p.signsFrom, "by", by.Name)
 	return m.made, storeError(a.reload(ctx))
+}
+
+// needKeys is why a decided rotation can't be signed. A new root of ours needs the old one's key as long as that can vouch for it.
+func (a *Authority) needKeys(p planned) error {
+	if p.role == ProfileRoot && p.root.cert.NotAfter.Sub(a.cfg.Now()) <= minTTL {
+		return nil
+	}
+	return a.needKey(p.root)
 }
 
 // successors makes the certificates of a rotation: keys[0] is the new intermediate's, keys[1] the new root's.

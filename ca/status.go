@@ -30,6 +30,8 @@ type Issuer struct {
 	KeyID     string    // in the keyring
 	SignsFrom time.Time // of intermediates that were to wait; zero: since NotBefore
 	By        string    // the serial of the root that certified it; "": itself
+	Own       bool      // a root that was brought, or signed by one elsewhere
+	Offline   bool      // of a root: its key is not in the keyring
 }
 
 // Status is the state of the authority.
@@ -44,13 +46,15 @@ func (a *Authority) Status(context.Context) (Status, error) {
 	out := Status{Issued: a.metrics.issuedCount.Load(), Denied: a.metrics.deniedCount.Load()}
 	s, now := a.issuers.Load(), a.cfg.Now()
 	for _, i := range append(s.published(ProfileRoot), s.published(ProfileIntermediate)...) {
-		out.Issuers = append(out.Issuers, s.describe(i, now))
+		d := s.describe(i, now)
+		d.Offline = i.Role == ProfileRoot && !a.online(i)
+		out.Issuers = append(out.Issuers, d)
 	}
 	return out, nil
 }
 
 func (s *issuers) describe(i issuer, now time.Time) Issuer {
-	d := Issuer{Cert: i.cert, Role: i.Role, Serial: i.serial, State: s.state(i, now), KeyID: i.KeyID, SignsFrom: i.SignsFrom}
+	d := Issuer{Cert: i.cert, Role: i.Role, Serial: i.serial, State: s.state(i, now), KeyID: i.KeyID, SignsFrom: i.SignsFrom, Own: i.Own}
 	if root, ok := s.rootOf(i.cert); ok && i.Role != ProfileRoot {
 		d.By = root.serial
 	}

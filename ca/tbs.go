@@ -3,8 +3,6 @@ package ca
 import (
 	"bytes"
 	"crypto"
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
@@ -22,9 +20,9 @@ import (
 )
 
 // checkedBytes are exact bytes that were checked for one issuer: a TBSCertificate (RFC 5280 4.1.1.1) by [checkTBS], a
-// TBSCertList (5.1.1.1) by checkList, or a ResponseData (RFC 6960 4.2.1) by checkResponse. Only prepare, prepareList and
-// prepareResponse make them, and their signature is the only code of this package that uses a key of the authority
-// (TestOneWayToSign holds both): so nothing is signed without a check.
+// TBSCertList (5.1.1.1) by checkList, a ResponseData (RFC 6960 4.2.1) by checkResponse, or an intermediate's request by
+// checkRequest. Only prepare, prepareList, prepareResponse and prepareRequest make them, and their signature is the only code
+// of this package that uses a key of the authority (TestOneWayToSign holds both): so nothing is signed without a check.
 type checkedBytes struct {
 	raw []byte
 	key crypto.PublicKey // that will sign: the issuer's, or its responder's
@@ -68,9 +66,6 @@ func (t *taker) SignMessage(_ io.Reader, message []byte, _ crypto.SignerOpts) ([
 
 // take gives the exact bytes that draw would have had signed with the key of an issuer.
 func take(issuerKey crypto.PublicKey, draw func(crypto.Signer) ([]byte, error)) ([]byte, error) {
-	if k, ok := issuerKey.(*ecdsa.PublicKey); !ok || k.Curve != elliptic.P256() {
-		return nil, errors.New("the issuer's key is not of P-256")
-	}
 	t := &taker{key: issuerKey}
 	if _, err := draw(t); !errors.Is(err, errTaken) || t.taken == nil {
 		return nil, fmt.Errorf("nothing was to be signed: %w", err)
@@ -90,13 +85,17 @@ func prepare(p Profile, s Subject, issuerKey crypto.PublicKey) (checkedTBS, erro
 		// CreateCertificate demands that the parent's key be the signing one, and takes only names from the rest.
 		parent = &x509.Certificate{RawSubject: s.Issuer.RawSubject, SubjectKeyId: s.Issuer.SubjectKeyId, PublicKey: issuerKey}
 	}
+	by, err := algorithmOf(issuerKey)
+	if err != nil {
+		return checkedTBS{}, err
+	}
 	raw, err := take(issuerKey, func(signer crypto.Signer) ([]byte, error) {
 		return x509.CreateCertificate(rand.Reader, template, parent, s.Key, signer)
 	})
 	if err != nil {
 		return checkedTBS{}, fmt.Errorf("make the certificate's bytes: %w", err)
 	}
-	unsigned, err := assemble(raw, nil)
+	unsigned, err := by.assemble(raw, nil)
 	if err != nil {
 		return checkedTBS{}, err
 	}
@@ -139,13 +138,18 @@ func (t checkedBytes) signature(key crypto.Signer) ([]byte, error) {
 	if len(t.raw) == 0 || t.key == nil { // nobody checked it: the zero value
 		return nil, errors.New("there are no checked bytes to sign")
 	}
-	digest := sha256.Sum256(t.raw)
-	signature, err := key.Sign(rand.Reader, digest[:], crypto.SHA256)
+	by, err := algorithmOf(t.key)
+	if err != nil {
+		return nil, err
+	}
+	hash := by.hash.New()
+	hash.Write(t.raw)
+	digest := hash.Sum(nil)
+	signature, err := key.Sign(rand.Reader, digest, by.hash)
 	if err != nil {
 		return nil, fmt.Errorf("sign: %w", err)
 	}
-	public, ok := t.key.(*ecdsa.PublicKey)
-	if !ok || !ecdsa.VerifyASN1(public, digest[:], signature) {
+	if !by.verify(digest, signature) {
 		return nil, errors.New("the signature does not fit the issuer's key")
 	}
 	return signature, nil
@@ -157,18 +161,22 @@ func (t checkedBytes) sign(key crypto.Signer) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return assemble(t.raw, signature)
+	by, err := algorithmOf(t.key)
+	if err != nil {
+		return nil, err
+	}
+	return by.assemble(t.raw, signature)
 }
 
 // assemble puts a signature to what it signs: certificates and lists have one form (RFC 5280 4.1 and 5.1).
-func assemble(raw, signature []byte) ([]byte, error) {
+func (by algorithm) assemble(raw, signature []byte) ([]byte, error) {
 	der, err := asn1.Marshal(struct {
 		TBS       asn1.RawValue
 		Algorithm pkix.AlgorithmIdentifier
 		Signature asn1.BitString
 	}{
 		asn1.RawValue{FullBytes: raw},
-		pkix.AlgorithmIdentifier{Algorithm: oidECDSAWithSHA256},
+		by.id,
 		asn1.BitString{Bytes: signature, BitLength: len(signature) * 8},
 	})
 	if err != nil {
@@ -178,7 +186,6 @@ func assemble(raw, signature []byte) ([]byte, error) {
 }
 
 var (
-	oidECDSAWithSHA256  = asn1.ObjectIdentifier{1, 2, 840, 10045, 4, 3, 2}
 	oidSubjectKeyID     = asn1.ObjectIdentifier{2, 5, 29, 14}
 	oidKeyUsage         = asn1.ObjectIdentifier{2, 5, 29, 15}
 	oidSubjectAltName   = asn1.ObjectIdentifier{2, 5, 29, 17}
@@ -204,9 +211,13 @@ func checkTBS(p Profile, s Subject, c *x509.Certificate) error {
 
 // checkFrame: version, serial, algorithm, key, key identifiers, issuer and interval.
 func checkFrame(_ Profile, s Subject, c *x509.Certificate) error {
-	issuerName, issuerKeyID := c.RawSubject, c.SubjectKeyId
+	issuerName, issuerKeyID, issuerKey := c.RawSubject, c.SubjectKeyId, s.Key
 	if s.Issuer != nil {
-		issuerName, issuerKeyID = s.Issuer.RawSubject, s.Issuer.SubjectKeyId
+		issuerName, issuerKeyID, issuerKey = s.Issuer.RawSubject, s.Issuer.SubjectKeyId, s.Issuer.PublicKey
+	}
+	by, err := algorithmOf(issuerKey)
+	if err != nil {
+		return err
 	}
 	spki, err := x509.MarshalPKIXPublicKey(s.Key)
 	if err != nil {
@@ -221,7 +232,7 @@ func checkFrame(_ Profile, s Subject, c *x509.Certificate) error {
 		return errors.New("version")
 	case c.SerialNumber.Cmp(s.Serial) != 0 || c.SerialNumber.Sign() <= 0 || c.SerialNumber.BitLen() > 128:
 		return errors.New("serial")
-	case c.SignatureAlgorithm != x509.ECDSAWithSHA256:
+	case c.SignatureAlgorithm != by.x509:
 		return errors.New("signature algorithm")
 	case !bytes.Equal(c.RawSubjectPublicKeyInfo, spki):
 		return errors.New("public key")

@@ -42,8 +42,12 @@ type checkedList struct{ checkedBytes }
 
 // prepareList makes the exact bytes of a list, as prepare makes those of certificates, and checks them.
 func prepareList(p listPlan) (checkedList, error) {
+	by, err := algorithmOf(p.issuer.PublicKey)
+	if err != nil {
+		return checkedList{}, err
+	}
 	template := &x509.RevocationList{
-		SignatureAlgorithm: x509.ECDSAWithSHA256, Number: big.NewInt(p.number), ThisUpdate: p.thisUpdate, NextUpdate: p.nextUpdate,
+		SignatureAlgorithm: by.x509, Number: big.NewInt(p.number), ThisUpdate: p.thisUpdate, NextUpdate: p.nextUpdate,
 		RevokedCertificateEntries: make([]x509.RevocationListEntry, 0, len(p.entries)),
 	}
 	for _, e := range p.entries {
@@ -64,7 +68,7 @@ func prepareList(p listPlan) (checkedList, error) {
 	if err != nil {
 		return checkedList{}, fmt.Errorf("make the list's bytes: %w", err)
 	}
-	unsigned, err := assemble(raw, nil)
+	unsigned, err := by.assemble(raw, nil)
 	if err != nil {
 		return checkedList{}, err
 	}
@@ -100,14 +104,17 @@ var (
 
 // checkList holds the parsed list against what was decided. It shares no code with prepareList.
 func checkList(p listPlan, l *x509.RevocationList) error {
+	by, err := algorithmOf(p.issuer.PublicKey)
 	switch {
+	case err != nil:
+		return err
 	case p.issuer.KeyUsage&x509.KeyUsageCRLSign == 0 || len(p.issuer.SubjectKeyId) == 0:
 		return errors.New("an issuer that signs no lists")
 	case !bytes.Equal(l.RawIssuer, p.issuer.RawSubject):
 		return errors.New("issuer")
 	case !bytes.Equal(l.AuthorityKeyId, p.issuer.SubjectKeyId):
 		return errors.New("authority key identifier")
-	case l.SignatureAlgorithm != x509.ECDSAWithSHA256:
+	case l.SignatureAlgorithm != by.x509:
 		return errors.New("signature algorithm")
 	case l.Number == nil || !l.Number.IsInt64() || l.Number.Int64() != p.number || p.number <= 0:
 		return errors.New("number")

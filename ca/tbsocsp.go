@@ -116,6 +116,10 @@ func prepareResponse(p responsePlan) (checkedResponse, error) {
 
 // sign gives the OCSPResponse (RFC 6960 4.2.1): signed, with the responder's certificate in it.
 func (r checkedResponse) sign(key crypto.Signer) ([]byte, error) {
+	by, err := algorithmOf(r.key)
+	if err != nil {
+		return nil, err
+	}
 	signature, err := r.signature(key)
 	if err != nil {
 		return nil, err
@@ -126,7 +130,7 @@ func (r checkedResponse) sign(key crypto.Signer) ([]byte, error) {
 		Signature asn1.BitString
 		Certs     []asn1.RawValue `asn1:"explicit,tag:0"`
 	}{
-		asn1.RawValue{FullBytes: r.raw}, pkix.AlgorithmIdentifier{Algorithm: oidECDSAWithSHA256},
+		asn1.RawValue{FullBytes: r.raw}, by.id,
 		asn1.BitString{Bytes: signature, BitLength: len(signature) * 8}, []asn1.RawValue{{FullBytes: r.responder}},
 	})
 	if err != nil {

@@ -152,6 +152,20 @@ func (c *Client) RotateAuthority(ctx context.Context, rq wire.AuthorityRotation)
 	return out, err
 }
 
+// RequestIntermediate gives the open request of an intermediate, for a root elsewhere; one is made if there is none.
+func (c *Client) RequestIntermediate(ctx context.Context) (wire.IntermediateRequest, error) {
+	var out wire.IntermediateRequest
+	err := c.do(ctx, call{method: http.MethodPost, path: "/v1/authority/request"}, &out)
+	return out, err
+}
+
+// ImportIntermediate gives the daemon the certificate for that request, as PEM.
+func (c *Client) ImportIntermediate(ctx context.Context, certificate string) (wire.AuthorityCertificate, error) {
+	var out wire.AuthorityCertificate
+	err := c.do(ctx, call{method: http.MethodPost, path: "/v1/authority/intermediates", body: wire.IntermediateImport{Certificate: certificate}}, &out)
+	return out, err
+}
+
 // RollbackAuthority takes the last rotation back. It gives what was taken back.
 func (c *Client) RollbackAuthority(ctx context.Context) (wire.AuthorityCertificate, error) {
 	var out wire.AuthorityCertificate

@@ -113,6 +113,8 @@ type AuthorityCertificate struct {
 	SignsFrom   time.Time `json:"signs_from,omitzero"` // of an intermediate that was made to wait
 	Root        string    `json:"root,omitempty"`      // of an intermediate: the serial of its root
 	KeyID       string    `json:"key_id,omitempty"`    // in the keyring
+	Own         bool      `json:"own,omitempty"`       // a root that was brought, or signed by one elsewhere
+	Offline     bool      `json:"offline,omitempty"`   // of a root: its key is not in the keyring
 	Holders     []Holder  `json:"holders,omitempty"`   // of an intermediate, if asked for: who has live certificates of it
 	PEM         string    `json:"pem"`
 }
@@ -139,4 +141,16 @@ type AuthorityPlan struct {
 	SignsFrom time.Time              `json:"signs_from"`
 	DryRun    bool                   `json:"dry_run"`
 	New       []AuthorityCertificate `json:"new"`
+}
+
+// IntermediateRequest is the answer to POST /v1/authority/request: what a root elsewhere is to sign.
+type IntermediateRequest struct {
+	CSR   string    `json:"csr"` // PEM
+	KeyID string    `json:"key_id"`
+	Made  time.Time `json:"made"`
+}
+
+// IntermediateImport is the body of POST /v1/authority/intermediates: the certificate for that request.
+type IntermediateImport struct {
+	Certificate string `json:"certificate"` // PEM
 }

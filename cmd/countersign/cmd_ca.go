@@ -15,7 +15,7 @@ import (
 
 func (a *app) caCommand() *cobra.Command {
 	return group("ca", "the authority's own certificates", a.caRoot(), a.caBundle(), a.caStatus(),
-		a.caRotate(), a.caRollback(), a.caRetire())
+		a.caRotate(), a.caRollback(), a.caRetire(), a.caCSR(), a.caImport())
 }
 
 func (a *app) caRoot() *cobra.Command {
@@ -88,7 +88,11 @@ signs no more) or "withdrawn" (rolled back); it can be retired when nobody holds
 				return a.show(authority, func(w *tabwriter.Writer) {
 					row(w, "ROLE", "SERIAL", "STATE", "SIGNS FROM", "EXPIRES", "HELD BY", "SHA-256")
 					for _, c := range authority.Roots {
-						row(w, "root", c.Serial, c.State, "-", a.moment(c.NotAfter), "-", c.Fingerprint)
+						key := "-"
+						if c.Offline {
+							key = "(offline)"
+						}
+						row(w, "root", c.Serial, c.State, key, a.moment(c.NotAfter), "-", c.Fingerprint)
 					}
 					for _, c := range authority.Intermediates {
 						row(w, "intermediate", c.Serial, c.State, a.moment(signsFrom(c)), a.moment(c.NotAfter), heldBy(c.Holders), c.Fingerprint)

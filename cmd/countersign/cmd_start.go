@@ -22,13 +22,17 @@ import (
 
 func (a *app) initCommand() *cobra.Command {
 	var o daemon.InitOptions
+	var own ownRoot
 	c := &cobra.Command{
 		Use:   "init --trust-domain DOMAIN",
 		Short: "make a new authority: configuration, keys, root, intermediate, first operator",
 		Long: `Makes a new authority in --dir: configuration, key-encryption key, root, intermediate, signing keys, and the first operator
 (an admin, in operators/admin). Refuses a directory that holds anything of ours.
 
-With --kms the keys of root, intermediate and tokens are made in a token (HSM) and never leave it; that needs the build that "make build-hsm" makes.`,
+With --kms the keys of root, intermediate and tokens are made in a token (HSM) and never leave it; that needs the build that "make build-hsm" makes.
+
+With --root and --root-key the root is yours; its key is sealed into the keyring, and the file is yours to keep or destroy. With --root
+alone your root stays offline: the intermediate's request is written, the root signs it, and "countersign ca import FILE" ends init.`,
 		Example: "  countersign init --dir /var/lib/countersign --trust-domain shop.internal --dns ca.shop.internal",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -37,9 +41,16 @@ With --kms the keys of root, intermediate and tokens are made in a token (HSM) a
 					Next: "countersign init --trust-domain shop.internal"}
 			}
 			o.Dir, o.Version = daemon.Dir(a.dir), versionText()
+			var err error
+			if o.Root, o.RootKey, err = own.read(o.KMS); err != nil {
+				return err
+			}
 			done, err := daemon.Init(cmd.Context(), o)
 			if err != nil {
 				return err
+			}
+			if done.Request != "" {
+				return a.showWaiting(done)
 			}
 			err = a.show(done, func(w *tabwriter.Writer) {
 				row(w, "directory", done.Dir)
@@ -54,6 +65,9 @@ With --kms the keys of root, intermediate and tokens are made in a token (HSM) a
 		},
 	}
 	f := c.Flags()
+	f.StringVar(&own.cert, "root", "", "PEM file with your own root certificate (default: one is made)")
+	f.StringVar(&own.key, "root-key", "", "PEM file with its key, PKCS#8 or SEC 1, the former also encrypted; without it the root stays offline")
+	f.StringVar(&own.passphrase, "passphrase-file", a.env("PASSPHRASE_FILE", ""), "file with the passphrase of --root-key (COUNTERSIGN_PASSPHRASE_FILE)")
 	f.StringVar(&o.Domain, "trust-domain", "", "the part that all IDs share, as shop.internal; never changes")
 	f.StringVar(&o.Listen, "listen", "", "public address (default :8443)")
 	f.StringVar(&o.OpsListen, "ops-listen", "", "address for health and metrics (default 127.0.0.1:8444)")

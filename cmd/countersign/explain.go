@@ -80,6 +80,7 @@ func explainStart(err error) *failure {
 		long    *daemon.SocketPathError
 		kek     *daemon.KEKError
 		backup  *archive.Error
+		waits   *daemon.WaitsError
 	)
 	switch {
 	case errors.As(err, &fatal):
@@ -89,6 +90,9 @@ func explainStart(err error) *failure {
 		return explainConfig(config)
 	case errors.As(err, &used):
 		return explainUsed(used)
+	case errors.As(err, &waits):
+		return &failure{Exit: exitLocal, What: "the authority waits for its intermediate", Why: waits.Error(), err: err,
+			Next: "have the root sign that request, then countersign ca import FILE --dir " + shellWord(string(waits.Dir)) + " (docs/authority.md)"}
 	case errors.As(err, &backup):
 		return &failure{Exit: exitLocal, What: "the backup can't be used", Why: backup.Msg, err: err,
 			Next: "take another one; nothing was written for good"}

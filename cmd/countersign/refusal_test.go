@@ -35,6 +35,8 @@ func rightUse() map[string]string {
 		"bench relay":           "local",
 		"bench renew":           "local",
 		"ca bundle":             "",
+		"ca csr":                "",
+		"ca import":             "CERT",
 		"ca retire":             "0123456789abcdef0123456789abcdef",
 		"ca rollback":           "",
 		"ca root":               "",

@@ -22,6 +22,7 @@ import (
 // The algorithms of JWA that the ring makes keys for. RSA keys have 2048 bits: 3072 cost three times as much per token.
 const (
 	algES256 = "ES256"
+	algES384 = "ES384" // of imported keys of purpose ca only, as are RSA keys there
 	algRS256 = "RS256"
 	rsaBits  = 2048
 )
@@ -50,7 +51,7 @@ func generate(alg string) (crypto.Signer, error) {
 func checkPublic(alg string, pub crypto.PublicKey) error {
 	switch key := pub.(type) {
 	case *ecdsa.PublicKey:
-		if alg == algES256 && key.Curve == elliptic.P256() {
+		if alg == algES256 && key.Curve == elliptic.P256() || alg == algES384 && key.Curve == elliptic.P384() {
 			return nil
 		}
 	case *rsa.PublicKey:
@@ -59,6 +60,16 @@ func checkPublic(alg string, pub crypto.PublicKey) error {
 		}
 	}
 	return fmt.Errorf("a %T is no key for %q", pub, alg)
+}
+
+// algOf is the algorithm of a key that was made elsewhere.
+func algOf(pub crypto.PublicKey) (string, error) {
+	for _, alg := range []string{algES256, algES384, algRS256} {
+		if checkPublic(alg, pub) == nil {
+			return alg, nil
+		}
+	}
+	return "", errors.New("keys of P-256, P-384 and RSA of 2048 bits and more can be")
 }
 
 // thumbprint is the kid: RFC 7638 with SHA-256, base64url.

@@ -23,6 +23,8 @@ const (
 	eventRotated = "key.rotated"
 	eventRetired = "key.retired" // before or at the end of its time, by command
 	eventDeleted = "key.deleted" // the record of an expired key of a purpose that is rotated
+
+	eventImported = "key.imported" // a key of purpose ca that was made elsewhere
 )
 
 // settleAfter is how long a change may be unsettled before [Ring.Run] takes it that the node that made it is gone.

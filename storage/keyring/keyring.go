@@ -34,5 +34,5 @@
 //
 // The package never hands out a private key, never makes a key in place of one that it can't unseal, never skips a
 // record that it can't read, never signs by itself, never generates keys inside Apply, and never deletes a key of purpose
-// [CA] or [Audit].
+// [Audit].
 package keyring

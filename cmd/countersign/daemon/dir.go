@@ -24,6 +24,23 @@ func (d Dir) server() string   { return filepath.Join(string(d), "server") }
 // Root is the file with the root certificate, for clients that want a file.
 func (d Dir) Root() string { return filepath.Join(string(d), "root.pem") }
 
+// Request is the file with the request of the intermediate, as long as the directory waits for what an offline root makes of it.
+func (d Dir) Request() string { return filepath.Join(string(d), "intermediate.csr") }
+
+// Waits tells whether the directory waits for its intermediate: [Init] with a root without a key leaves it so.
+func (d Dir) Waits() bool {
+	_, err := os.Lstat(d.Request())
+	return err == nil
+}
+
+// WaitsError says that the authority in the directory can't serve yet.
+type WaitsError struct{ Dir Dir }
+
+// Error names the request.
+func (e *WaitsError) Error() string {
+	return "the intermediate is not signed yet: " + e.Dir.Request() + " waits for the root's certificate"
+}
+
 // Operator is the identity directory of the operator that init makes.
 func (d Dir) Operator() string { return filepath.Join(string(d), "operators", FirstOperator) }
 
@@ -32,7 +49,7 @@ const FirstOperator = "admin"
 
 // ours are the names by which a directory is known to be taken.
 func (d Dir) ours() []string {
-	return []string{d.config(), d.database(), d.audit(), d.kek(), d.kek() + ".next", d.server(), d.Root(), filepath.Join(string(d), "operators")}
+	return []string{d.config(), d.database(), d.audit(), d.kek(), d.kek() + ".next", d.server(), d.Root(), d.Request(), filepath.Join(string(d), "operators")}
 }
 
 // taken is the first thing of ours in the directory, "" if there is none.

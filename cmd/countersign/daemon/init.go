@@ -2,15 +2,15 @@ package daemon
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/pem"
+	"crypto"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
+	"time"
 
 	"go.yaml.in/yaml/v3"
 
@@ -32,6 +32,9 @@ type InitOptions struct {
 	KMS       string        // URI of the token in which root, intermediate and token keys are made; "": sealed in the store
 	Config    func(*Config) // last changes, for `dev` and the demo
 	Version   string
+
+	Root    *x509.Certificate // somebody's own; nil: one is made
+	RootKey crypto.Signer     // its key, which is sealed into the keyring; nil: the root stays offline, and a request is made
 }
 
 // Initialised is what a newcomer needs to know after init.
@@ -39,9 +42,10 @@ type Initialised struct {
 	Dir         string `json:"dir"`
 	TrustDomain string `json:"trust_domain"`
 	Issuer      string `json:"issuer"`
-	Fingerprint string `json:"fingerprint"` // lower-case hex SHA-256 of the root certificate
-	Root        string `json:"root"`        // file
-	Operator    string `json:"operator"`    // identity directory
+	Fingerprint string `json:"fingerprint"`       // lower-case hex SHA-256 of the root certificate
+	Root        string `json:"root"`              // file
+	Operator    string `json:"operator"`          // identity directory; "": the directory waits for its intermediate
+	Request     string `json:"request,omitempty"` // file, if it waits: what the root is to sign
 }
 
 // UsedError says that the directory can't be initialised because something of ours is in it.
@@ -70,6 +74,11 @@ func Init(ctx context.Context, o InitOptions) (Initialised, error) {
 	if found != "" {
 		_, err := os.Lstat(o.Dir.config())
 		return Initialised{}, &UsedError{Found: found, Whole: err == nil}
+	}
+	if o.Root != nil { // before anything is written
+		if err := ca.CheckRoot(ca.Config{TrustDomain: cfg.Domain, DNS: cfg.DNS}, o.Root, o.RootKey, time.Now()); err != nil {
+			return Initialised{}, err
+		}
 	}
 	if err := os.MkdirAll(string(o.Dir), 0o700); err != nil {
 		return Initialised{}, err
@@ -142,15 +151,23 @@ func (p *parts) initialise(ctx context.Context, o InitOptions, cfg Config) (Init
 	if err := p.createKeys(ctx, by); err != nil {
 		return Initialised{}, err
 	}
-	if err := ca.Init(ctx, p.caConfig(), by); err != nil {
-		return Initialised{}, fmt.Errorf("make the root and the intermediate: %w", err)
+	switch {
+	case o.Root == nil:
+		if err := ca.Init(ctx, p.caConfig(), by); err != nil {
+			return Initialised{}, fmt.Errorf("make the root and the intermediate: %w", err)
+		}
+	case o.RootKey != nil:
+		if err := ca.InitOwn(ctx, p.caConfig(), by, o.Root, o.RootKey); err != nil {
+			return Initialised{}, err
+		}
+	default:
+		return p.initOffline(ctx, o, cfg, by)
 	}
 	if err := p.openAuthority(ctx); err != nil {
 		return Initialised{}, err
 	}
 	root := p.ca.Roots()[0]
-	block := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: root.Raw})
-	if err := writeNew(o.Dir.Root(), block, 0o644); err != nil {
+	if err := writeRoot(o.Dir, root); err != nil {
 		return Initialised{}, err
 	}
 	if err := p.renewServer(ctx, nil); err != nil {
@@ -159,11 +176,7 @@ func (p *parts) initialise(ctx context.Context, o InitOptions, cfg Config) (Init
 	if err := p.addFirstOperator(ctx, by); err != nil {
 		return Initialised{}, fmt.Errorf("add the first operator: %w", err)
 	}
-	sum := sha256.Sum256(root.Raw)
-	return Initialised{
-		Dir: string(o.Dir), TrustDomain: cfg.Domain, Issuer: cfg.Issuer,
-		Fingerprint: hex.EncodeToString(sum[:]), Root: o.Dir.Root(), Operator: o.Dir.Operator(),
-	}, p.close()
+	return initialised(o.Dir, cfg, root), p.close()
 }
 
 // createKeys makes the keys that are not certificates': one that signs audit checkpoints, one token key for each

@@ -59,6 +59,9 @@ func Start(ctx context.Context, o Options) (*Daemon, error) {
 	if err := checkOurs(string(o.Dir), os.Stat); err != nil {
 		return nil, err
 	}
+	if o.Dir.Waits() {
+		return nil, &WaitsError{o.Dir}
+	}
 	p, err := open(ctx, o)
 	if err != nil {
 		return nil, err
