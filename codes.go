@@ -229,7 +229,7 @@ func Codes() []CodeInfo {
 		{CodeWaiters, Limited, "", "too many requests of this identity wait for a change already",
 			"ask without wait, every few seconds; or look for who asks so often with this identity"},
 		{CodePaced, Unavailable, "", "more certificates are asked for than can be made now, and renewals go first",
-			"come again when Retry-After says; clients of ours do so by themselves"},
+			"come again when Retry-After says; agent, SDK and command line do so by themselves"},
 		{CodeStopping, Unavailable, oauthNotNow, "the daemon is stopping",
 			"repeat in a moment"},
 		{CodeTimeout, Unavailable, oauthNotNow, "the request was not served in time",

@@ -47,7 +47,7 @@ func (a *app) joinAttested(ctx context.Context, file string, f identityFlags, r 
 			Next: "--server https://HOST:PORT, the daemon's public address"}
 	}
 	defer c.Close()
-	key, cert, err := certify(r.alg, func(csr []byte) (wire.Certificate, error) {
+	key, cert, err := a.certify(ctx, r.alg, func(csr []byte) (wire.Certificate, error) {
 		return c.Attest(ctx, token, wire.CertificateRequest{CSR: string(csr), TTL: countersign.Duration(r.ttl)})
 	})
 	if err != nil {

@@ -93,7 +93,7 @@ func (a *app) renew(ctx context.Context, out string, r renewal) error {
 	if err := checkOut(out); err != nil {
 		return err
 	}
-	key, cert, err := certify(r.alg, func(csr []byte) (wire.Certificate, error) {
+	key, cert, err := a.certify(ctx, r.alg, func(csr []byte) (wire.Certificate, error) {
 		return c.Renew(ctx, wire.CertificateRequest{CSR: string(csr), TTL: countersign.Duration(r.ttl)})
 	})
 	if err != nil {

@@ -88,7 +88,7 @@ func (a *app) join(ctx context.Context, j client.JoinString, out string, r renew
 		return err
 	}
 	defer c.Close()
-	key, cert, err := certify(r.alg, func(csr []byte) (wire.Certificate, error) {
+	key, cert, err := a.certify(ctx, r.alg, func(csr []byte) (wire.Certificate, error) {
 		return c.Join(ctx, j.Token, wire.CertificateRequest{CSR: string(csr), TTL: countersign.Duration(r.ttl)})
 	})
 	if errors.Is(err, client.ErrNotAuthority) {

@@ -258,7 +258,7 @@ func (a *app) addOperator(ctx context.Context, c *client.Client, name, role, out
 	if err != nil {
 		return err
 	}
-	key, cert, err := certify("", func(csr []byte) (wire.Certificate, error) {
+	key, cert, err := a.certify(ctx, "", func(csr []byte) (wire.Certificate, error) {
 		return c.AddOperator(ctx, wire.OperatorRequest{Name: name, Role: role, CSR: string(csr)})
 	})
 	if err != nil {
@@ -368,18 +368,21 @@ func (a *app) writeIdentity(dir string, key crypto.Signer, cert wire.Certificate
 }
 
 // certify makes a key and asks for its certificate. Who did not choose the kind of the key (alg is "") gets one of the kind
-// that the daemon allows first if it does not allow P-256; a refusal for that uses no join token up.
-func certify(alg string, ask func(csr []byte) (wire.Certificate, error)) (crypto.Signer, wire.Certificate, error) {
+// that the daemon allows first if it does not allow P-256; a refusal for that uses no join token up. Who is put off waits.
+func (a *app) certify(ctx context.Context, alg string, ask func(csr []byte) (wire.Certificate, error)) (crypto.Signer, wire.Certificate, error) {
 	key, csr, err := newRequest(alg)
 	if err != nil {
 		return nil, wire.Certificate{}, err
 	}
-	cert, err := ask(csr)
+	placed := func() (wire.Certificate, error) {
+		return a.atItsPlace(ctx, func() (wire.Certificate, error) { return ask(csr) })
+	}
+	cert, err := placed()
 	if other, ok := client.OtherKey(err); ok && alg == "" {
 		if key, csr, err = newRequest(other); err != nil {
 			return nil, cert, err
 		}
-		cert, err = ask(csr)
+		cert, err = placed()
 	}
 	return key, cert, err
 }
