@@ -8,6 +8,7 @@
 package pace
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"math"
@@ -37,11 +38,11 @@ const (
 	share     = 16 // one place of so many is for enrolments while renewals wait too
 	patience  = 2 * time.Second
 	longest   = 5 * time.Minute
-	wave      = 25 * time.Second // over so long at least a fleet of ours comes back by itself
+	wave      = 25 * time.Second // half of the time over which a fleet of ours comes back by itself
 	maxTold   = 1 << 17          // holders of a place in the schedule that are remembered, of each line
 	keepTold  = time.Minute      // after the time of the place: then it is forfeited
 	sweepTold = 10 * time.Second // so often at most
-	offCosts  = 1.0 / 3          // of what one costs who is served: a handshake, and the judgement of the credential
+	offCosts  = 1.0 / 4          // of what one costs who is served: a handshake, and the judgement of the credential
 	offOver   = 2 * time.Second  // over which those are smoothed who are put off
 	quiet     = 10 * time.Second // between two lines in the log, and after which an overload is over
 	firstTook = time.Millisecond // of a request, before one has ended
@@ -75,6 +76,7 @@ type Pacer struct {
 	offAt   time.Time
 	lines   [2]line
 	turns   int
+	arrived uint64
 	episode episode
 }
 
@@ -93,6 +95,7 @@ type waiter struct {
 	due    bool      // he was told to come now
 	end    time.Time // of his certificate
 	since  time.Time
+	number uint64             // in the order of arrival
 	answer chan time.Duration // one value: 0, he is let in; else in how long he may come again
 }
 
@@ -171,8 +174,10 @@ func (p *Pacer) arrive(rq Request) (*waiter, time.Duration) {
 		return nil, 0
 	}
 	place, told := l.told[rq.Key]
+	p.arrived++
 	w := &waiter{
-		rq: rq, end: now.Add(rq.Left), since: now, due: told && !now.Before(place),
+		number: p.arrived,
+		rq:     rq, end: now.Add(rq.Left), since: now, due: told && !now.Before(place),
 		urgent: rq.Line == Renewals && rq.Left < 2*longest, answer: make(chan time.Duration, 1),
 	}
 	at, _ := slices.BinarySearchFunc(l.waiting, w, order)
@@ -190,17 +195,17 @@ func (p *Pacer) arrive(rq Request) (*waiter, time.Duration) {
 }
 
 // order puts first who may not live to come again; of equals who was told to come now; of equals whose certificate ends first;
-// of equals who waits longer. It never gives 0: a new one comes after all that are like it.
+// of equals who came first. It is total, so that one who waits is found without asking all.
 func order(in, w *waiter) int {
 	switch {
 	case in.urgent != w.urgent:
 		return first(in.urgent)
 	case in.due != w.due:
 		return first(in.due)
-	case in.rq.Line == Renewals && in.end.After(w.end):
-		return 1
+	case in.rq.Line == Renewals && !in.end.Equal(w.end):
+		return in.end.Compare(w.end)
 	}
-	return -1
+	return cmp.Compare(in.number, w.number)
 }
 
 func first(is bool) int {
@@ -252,8 +257,10 @@ func (p *Pacer) putOff(l *line, w *waiter, now time.Time) time.Duration {
 		return whole(place.Sub(now))
 	}
 	// Until its patience is over those are served who wait. And others go on coming by themselves, it may be for three times as long
-	// as up to now: who came back among them would have to be put off once more.
-	place := now.Add(min(max(3*now.Sub(p.episode.begun), patience), wave))
+	// as up to now: who came back among them would have to be put off once more. When a wave has lasted for long its end is near, and
+	// who is put off then comes soon: the places after it must not stand empty.
+	lasts := now.Sub(p.episode.begun)
+	place := now.Add(max(min(3*lasts, wave, 2*wave-lasts), patience))
 	if l.next.After(place) {
 		place = l.next
 	}
@@ -292,9 +299,9 @@ func (p *Pacer) give(w *waiter, putOff bool) time.Duration {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	l := &p.lines[w.rq.Line]
-	at := slices.Index(l.waiting, w)
+	at, waits := slices.BinarySearchFunc(l.waiting, w, order)
 	switch {
-	case at < 0:
+	case !waits:
 		return <-w.answer
 	case !putOff:
 		l.waiting = slices.Delete(l.waiting, at, at+1)
@@ -319,7 +326,8 @@ func (p *Pacer) left(took time.Duration) {
 			return
 		}
 		w := l.waiting[0]
-		l.waiting = slices.Delete(l.waiting, 0, 1)
+		l.waiting[0] = nil
+		l.waiting = l.waiting[1:] // slices.Delete would move all others, for each who is served
 		delete(l.told, w.rq.Key)
 		p.working++
 		w.answer <- 0

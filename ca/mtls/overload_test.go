@@ -1,7 +1,6 @@
 package mtls
 
 import (
-	"container/heap"
 	"context"
 	"errors"
 	"math/rand/v2"
@@ -63,22 +62,46 @@ type returner struct {
 	last  time.Duration
 }
 
-// byTime is a heap of agents.
-type byTime []*returner
+// calendar has the agents that ask in each step of 5 ms. It spares the test what a heap takes under the race detector.
+type calendar struct {
+	begun time.Time
+	steps [][]*returner
+	now   int // the first step that may have somebody
+	size  int
+}
 
-func (h byTime) Len() int           { return len(h) }
-func (h byTime) Less(i, j int) bool { return h[i].at.Before(h[j].at) }
-func (h byTime) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
-func (h *byTime) Push(x any)        { *h = append(*h, x.(*returner)) }
-func (h *byTime) Pop() any {
-	last := (*h)[len(*h)-1]
-	*h = (*h)[:len(*h)-1]
-	return last
+const step = tick / 4
+
+// add puts an agent into the step that is over when its time has come.
+func (c *calendar) add(a *returner) {
+	at := max(c.now, int((a.at.Sub(c.begun)+step-1)/step))
+	for len(c.steps) <= at {
+		c.steps = append(c.steps, nil)
+	}
+	c.steps[at] = append(c.steps[at], a)
+	c.size++
+}
+
+// next is in how long somebody asks. There must be somebody.
+func (c *calendar) next() time.Duration {
+	for len(c.steps[c.now]) == 0 {
+		c.now++
+	}
+	return time.Until(c.begun.Add(time.Duration(c.now) * step))
+}
+
+// take takes one out of the step that next found.
+func (c *calendar) take() *returner {
+	a := c.steps[c.now][0]
+	c.steps[c.now] = c.steps[c.now][1:]
+	c.size--
+	return a
 }
 
 // returned is how a return went.
 type returned struct {
 	took                   time.Duration // until 95 of 100 had their certificates
+	most                   time.Duration // until 99 had
 	asked, putOff, tooLate int           // attempts; those put off; those whose agent had given up
 	done                   int
 	seconds                map[int]int // certificates by second
@@ -91,8 +114,10 @@ func (o *overload) run(agents []*returner) returned {
 	r := returned{seconds: map[int]int{}}
 	var mu sync.Mutex
 	var wait sync.WaitGroup
-	todo := byTime(agents)
-	heap.Init(&todo)
+	todo := &calendar{begun: begun}
+	for _, a := range agents {
+		todo.add(a)
+	}
 	out := make(chan *returner, len(agents))
 	inside, total := 0, len(agents)
 	ask := func(a *returner) {
@@ -112,6 +137,9 @@ func (o *overload) run(agents []*returner) returned {
 			if r.done == total*95/100 {
 				r.took = time.Since(begun)
 			}
+			if r.done == total*99/100 {
+				r.most = time.Since(begun)
+			}
 		}
 		mu.Unlock()
 		if err == nil {
@@ -124,14 +152,14 @@ func (o *overload) run(agents []*returner) returned {
 	}
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	for len(todo) > 0 || inside > 0 {
+	for todo.size > 0 || inside > 0 {
 		var next <-chan time.Time
-		if len(todo) > 0 && inside < 8000 {
-			if d := time.Until(todo[0].at); d <= 0 {
-				a := heap.Pop(&todo).(*returner)
+		if todo.size > 0 && inside < 8000 {
+			if d := todo.next(); d <= 0 {
+				a := todo.take()
 				if a.asked.IsZero() {
 					a.asked, a.at = time.Now(), o.use(o.handshake)
-					heap.Push(&todo, a)
+					todo.add(a)
 					continue
 				}
 				inside++
@@ -145,7 +173,7 @@ func (o *overload) run(agents []*returner) returned {
 		select {
 		case a := <-out:
 			if inside--; a != nil {
-				heap.Push(&todo, a)
+				todo.add(a)
 			}
 		case <-next:
 		}
@@ -177,8 +205,8 @@ const (
 	tick       = 20 * time.Millisecond
 )
 
-// A fleet comes back after an outage, faster than it can be served, and who was put off comes back into it. Until 95 of 100 are
-// served the daemon makes at least 80 % of what it could. The last come when their own schedule has them come.
+// A fleet comes back after an outage, faster than it can be served, and who was put off comes back into it. Until 95 of 100
+// are served, and until 99 are, the daemon makes at least 80 % of what it could. What is assumed stands in adr/0030.
 func TestHundredThousandReturn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		pacer, err := pace.New(pace.Config{Work: 256, Queue: 4096})
@@ -188,15 +216,15 @@ func TestHundredThousandReturn(t *testing.T) {
 		each := time.Second / perSecond
 		o := &overload{pacer: pacer, handshake: each / 4, issuance: each - each/4}
 		r := o.run(away(manyAgents))
-		goodput := float64(r.done) * 0.95 / r.took.Seconds() / perSecond
+		goodput, toMost := 0.95*manyAgents/r.took.Seconds()/perSecond, 0.99*manyAgents/r.most.Seconds()/perSecond
 		least := perSecond
 		for i := 1; i < int(r.took.Seconds()); i++ {
 			least = min(least, r.seconds[i])
 		}
-		t.Logf("%d agents, %d/s: 95 %% are back after %s; goodput %.1f %%, at least %d in a second; %d attempts, %d put off, %d too late",
-			r.done, perSecond, r.took.Round(time.Second), 100*goodput, least, r.asked, r.putOff, r.tooLate)
-		if r.done != manyAgents || goodput < 0.8 {
-			t.Errorf("goodput is %.1f %% of what the daemon can, want 80", 100*goodput)
+		t.Logf("%d agents, %d/s: 95 %% are back after %s, 99 %% after %s; goodput %.1f %% and %.1f %%, at least %d in a second; %d attempts, %d put off, %d too late",
+			r.done, perSecond, r.took.Round(time.Second), r.most.Round(time.Second), 100*goodput, 100*toMost, least, r.asked, r.putOff, r.tooLate)
+		if r.done != manyAgents || goodput < 0.8 || toMost < 0.8 {
+			t.Errorf("goodput is %.1f %% and %.1f %% of what the daemon can, want 80", 100*goodput, 100*toMost)
 		}
 		if least < perSecond/2 {
 			t.Errorf("in one second only %d certificates were made: it collapses", least)
