@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -50,6 +51,38 @@ func TestOverload(t *testing.T) {
 	k.must(err)
 	_, err = stranger.Join(t.Context(), made.Token, wire.CertificateRequest{CSR: theirs})
 	k.must(err)
+}
+
+// A full pacer is no reason to end the daemon or to send its callers elsewhere: the probes answer as always, on the operations
+// listener, also while somebody waits for a place.
+func TestProbesAnswerInAnOverload(t *testing.T) {
+	limits := DefaultLimits()
+	limits.Issuing, limits.Waiting = 1, 1
+	k := newKit(t, kitOptions{limits: limits})
+	leave, err := k.api.pacer.Enter(context.Background(), pace.Request{})
+	k.must(err)
+	ctx, cancel := context.WithCancel(t.Context())
+	waits := make(chan error)
+	go func() {
+		_, err := k.api.pacer.Enter(ctx, pace.Request{Key: "waits"})
+		waits <- err
+	}()
+	for until := time.Now().Add(30 * time.Second); time.Now().Before(until); time.Sleep(time.Millisecond) {
+		waiting := "countersign_issuing_waiting{line=\"renewals\"} 1"
+		if got := k.local(k.api.Ops(), "127.0.0.1:1", http.MethodGet, "/metrics"); strings.Contains(got.Body.String(), waiting) {
+			break
+		}
+	}
+	for _, path := range []string{"/livez", "/readyz"} {
+		if got := k.local(k.api.Ops(), "127.0.0.1:1", http.MethodGet, path); got.Code != http.StatusOK {
+			t.Errorf("%s: %d %s", path, got.Code, got.Body)
+		}
+	}
+	cancel()
+	if err := <-waits; countersign.CodeTimeout != countersign.AsError(err).Code {
+		t.Errorf("nothing was full: %v", err)
+	}
+	leave()
 }
 
 // Who asks with a credential that is none takes no place and is told nothing of the queue.
