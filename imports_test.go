@@ -76,6 +76,7 @@ func onlyIn() map[string][]string {
 		"go.etcd.io/bbolt":                       {"storage/bolt"},
 		"cel.dev/cel-go":                         {"storage/policy/condition"},
 		"go.step.sm/crypto/kms":                  {"storage/keyring"},
+		"golang.org/x/crypto/ocsp":               {"ca"},
 	}
 }
 
