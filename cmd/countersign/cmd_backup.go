@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"text/tabwriter"
 	"time"
 
@@ -97,6 +98,9 @@ func takeBackup(ctx context.Context, c *client.Client, path string) (shownBackup
 	defer file.Close()
 	to := bufio.NewWriterSize(file, 1<<20)
 	if err := c.Backup(ctx, to); err != nil {
+		if local := new(fs.PathError); errors.As(err, &local) && local.Path == file.Name() {
+			return shownBackup{}, cantWrite(path, local)
+		}
 		return shownBackup{}, err
 	}
 	if err := errors.Join(to.Flush(), file.Sync()); err != nil {
@@ -171,6 +175,12 @@ func explainRestore(o daemon.RestoreOptions, err error) error {
 		tampered *audit.TamperedError
 	)
 	switch {
+	case errors.As(err, &used) && used.Unfinished:
+		return &failure{Exit: exitCondition, What: "a backup is restored into an empty directory", Why: used.Error(), err: err,
+			Next: "nothing in it was ever in use: remove " + used.Dir + " and run this again"}
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return &failure{Exit: exitLocal, What: "there is no room for what is in " + o.File, Why: err.Error(), err: err,
+			Next: "make space on the disk of " + string(o.Dir) + ", or name another --dir, and run this again: nothing of it is left there"}
 	case errors.As(err, &used):
 		return &failure{Exit: exitCondition, What: "a backup is restored into an empty directory", Why: used.Error(), err: err,
 			Next: "name another --dir, or move away what is there: nothing is overwritten"}

@@ -50,8 +50,8 @@ const unfinished = ConfigFile + ".new"
 // written. A newer audit log takes the place of the backup's: it must continue that one, and its revocations are put in force
 // again. The key-encryption key comes from elsewhere; without it the authority is restored, and sealed.
 //
-// Crash points: the configuration gets its name last, so a directory without it is known to be unfinished, and may be
-// removed. After an error, what was written is removed.
+// Crash points: the configuration has the name unfinished first of all, and gets its own last, so a directory with the one and without
+// the other is known to be unfinished, and may be removed. After an error, what was written is removed.
 func Restore(ctx context.Context, o RestoreOptions) (done Restored, err error) {
 	m, err := archive.Check(o.File)
 	if err != nil {
@@ -72,6 +72,9 @@ func Restore(ctx context.Context, o RestoreOptions) (done Restored, err error) {
 			err = errors.Join(err, clearDir(string(o.Dir)))
 		}
 	}()
+	if err := os.WriteFile(filepath.Join(string(o.Dir), unfinished), nil, 0o600); err != nil {
+		return Restored{}, err
+	}
 	if err := unpack(o, m); err != nil {
 		return Restored{}, err
 	}
@@ -94,10 +97,18 @@ func Restore(ctx context.Context, o RestoreOptions) (done Restored, err error) {
 }
 
 // NotEmptyError says that a directory can't be restored into, because something is in it.
-type NotEmptyError struct{ Dir, Found string }
+type NotEmptyError struct {
+	Dir, Found string
+	Unfinished bool // an init or a restore before was ended in the middle, and nobody used the directory
+}
 
 // Error names what was found.
-func (e *NotEmptyError) Error() string { return e.Dir + " is not empty: it holds " + e.Found }
+func (e *NotEmptyError) Error() string {
+	if e.Unfinished {
+		return e.Dir + " holds a restore that did not end"
+	}
+	return e.Dir + " is not empty: it holds " + e.Found
+}
 
 // emptyDir makes the directory, or makes sure that nothing is in it.
 func emptyDir(dir Dir) error {
@@ -109,7 +120,10 @@ func emptyDir(dir Dir) error {
 	}
 	entries, err := os.ReadDir(string(dir))
 	if err == nil && len(entries) > 0 {
-		err = &NotEmptyError{string(dir), entries[0].Name()}
+		holds := func(name string) bool {
+			return slices.ContainsFunc(entries, func(e fs.DirEntry) bool { return e.Name() == name })
+		}
+		err = &NotEmptyError{Dir: string(dir), Found: entries[0].Name(), Unfinished: holds(unfinished) && !holds(ConfigFile)}
 	}
 	return err
 }
@@ -134,14 +148,14 @@ func unpack(o RestoreOptions, m archive.Manifest) error {
 	}
 	defer f.Close()
 	again, err := archive.Read(f, func(name string) (io.WriteCloser, error) {
-		mode := fs.FileMode(0o600)
+		mode, how := fs.FileMode(0o600), os.O_EXCL
 		switch name {
 		case ConfigFile:
-			name = unfinished
+			name, how = unfinished, os.O_TRUNC
 		case archive.Root:
 			mode = 0o644
 		}
-		out, err := os.OpenFile(filepath.Join(string(o.Dir), filepath.FromSlash(name)), os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
+		out, err := os.OpenFile(filepath.Join(string(o.Dir), filepath.FromSlash(name)), os.O_WRONLY|os.O_CREATE|how, mode)
 		return syncedFile{out}, err
 	})
 	if err == nil && !reflect.DeepEqual(again, m) {
