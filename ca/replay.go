@@ -15,7 +15,7 @@ import (
 type Replayed struct {
 	Revoked int // certificates that are revoked again
 	Blocked int // lineages that are blocked again
-	Issued  int // certificates that the log tells of: those that the store lacks are refused, and their holders must enrol anew
+	Issued  int // certificates that the log tells of and the store lacks: they are refused, and their holders must enrol anew
 }
 
 // Replay puts revocations and blocks in force again of which the audit log tells behind the sequence number after: those of a
@@ -32,7 +32,13 @@ func (a *Authority) Replay(ctx context.Context, by countersign.Caller, after uin
 		}
 		switch r.Type {
 		case eventIssued, eventRecovered:
-			done.Issued++
+			known, err := a.onRecord(ctx, r.Subject)
+			if err != nil {
+				return done, err
+			}
+			if !known {
+				done.Issued++
+			}
 			continue
 		case "certificate.revoked", eventBlocked, eventRevokedMany:
 		default:

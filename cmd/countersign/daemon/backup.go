@@ -62,6 +62,8 @@ func (b *backupAPI) write(ctx context.Context, w io.Writer) (archive.Manifest, e
 		m.Roots = append(m.Roots, hex.EncodeToString(sum[:]))
 	}
 	store := func() error {
+		// An outcome is recorded after its change, so what is recorded here is in the copy. The log goes on while that is sent.
+		m.Store = b.audit.Head().Seq
 		return a.Add(archive.Database, func(w io.Writer) error { return b.store.Backup(ctx, w) })
 	}
 	head, err := b.audit.Copy(ctx, store, func(name string, write func(io.Writer) error) error {

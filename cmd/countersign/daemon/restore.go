@@ -231,14 +231,15 @@ func settleRestored(ctx context.Context, o RestoreOptions, m archive.Manifest, d
 	return nil
 }
 
-// replay puts in force again what the log tells of behind the backup, and says what can't be.
+// replay puts in force again what the log tells of behind the database, and says what can't be. The backup's own log reaches farther than
+// its database, by all that came while the database was sent.
 func (p *parts) replay(ctx context.Context, o RestoreOptions, m archive.Manifest, done *Restored) error {
 	by := countersign.Daemon("restore")
-	lost, err := p.readLost(ctx, m.Audit.Seq)
+	lost, err := p.readLost(ctx, m.Store)
 	if err != nil {
 		return err
 	}
-	if done.Replayed, err = p.ca.Replay(ctx, by, m.Audit.Seq); err != nil {
+	if done.Replayed, err = p.ca.Replay(ctx, by, m.Store); err != nil {
 		return err
 	}
 	done.Disabled = []string{}
@@ -258,7 +259,7 @@ func (p *parts) replay(ctx context.Context, o RestoreOptions, m archive.Manifest
 	done.Unknown = append(lost.unknown(o.Audit != "", done.Replayed), p.outside()...)
 	_, err = p.audit.Append(ctx, audit.Event{
 		Type: eventRestore, Outcome: audit.OK, By: by, Subject: m.Domain, Detail: map[string]any{
-			"made": m.Made, "backup_seq": m.Audit.Seq, "audit_seq": done.Audit.Seq, "replayed": done.Replayed, "disabled": done.Disabled,
+			"made": m.Made, "backup_seq": m.Audit.Seq, "store_seq": m.Store, "audit_seq": done.Audit.Seq, "replayed": done.Replayed, "disabled": done.Disabled,
 			"frozen": done.Frozen, "withdrawn": done.Withdrawn,
 		},
 	})

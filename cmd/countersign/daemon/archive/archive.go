@@ -51,9 +51,10 @@ type Manifest struct {
 	Software string    `json:"software"`
 	Domain   string    `json:"trust_domain"`
 	Issuer   string    `json:"issuer"`
-	Roots    []string  `json:"roots"` // lower-case hex SHA-256 of the certificates
-	Audit    End       `json:"audit"` // the newest record in it
-	Files    []File    `json:"files"` // in their order
+	Roots    []string  `json:"roots"`     // lower-case hex SHA-256 of the certificates
+	Audit    End       `json:"audit"`     // the newest record in it
+	Store    uint64    `json:"store_seq"` // all that the audit log tells of up to this record is in the database; of what is between, nobody knows
+	Files    []File    `json:"files"`     // in their order
 }
 
 // End is where the audit log of a backup ends.
