@@ -217,6 +217,7 @@ func TestUpstreamStale(t *testing.T) {
 		for hour := 1; hour <= 24; hour++ {
 			time.Sleep(time.Hour)
 			w.works(fmt.Sprintf("after %d h", hour))
+			synctest.Wait() // a fetch may go on behind the answer
 			w.wantMetrics(fmt.Sprintf("after %d h", hour), time.Since(fetched), 1, w.hr.count()-1)
 			if warnings, errors := w.logged("WARN", hrURL), w.logged("ERROR", hrURL); warnings != 1 || errors != 0 {
 				t.Fatalf("after %d h there are %d warnings and %d errors:\n%s", hour, warnings, errors, w.log)
@@ -235,6 +236,7 @@ func TestUpstreamStale(t *testing.T) {
 		w.hr.publish("k1")
 		time.Sleep(30 * time.Second)
 		w.works("when it is back")
+		synctest.Wait()
 		w.wantMetrics("when it is back", 0, 2, w.hr.count()-2)
 		if n := w.logged("INFO", hrURL); n != 1 {
 			t.Errorf("%d lines say that it is back:\n%s", n, w.log)
