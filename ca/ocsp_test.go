@@ -4,10 +4,7 @@ import (
 	"bytes"
 	"crypto"
 	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/asn1"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"io"
 	"math/big"
@@ -21,13 +18,10 @@ import (
 	"testing"
 	"time"
 
-	"golang.org/x/crypto/cryptobyte"
-	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
 	"golang.org/x/crypto/ocsp"
 
 	"github.com/countersign/countersign"
 	"github.com/countersign/countersign/storage"
-	"github.com/countersign/countersign/storage/keyring"
 )
 
 // answering is a house with responders.
@@ -326,96 +320,6 @@ func TestOCSPBusy(t *testing.T) {
 	}
 }
 
-// TestResponder: its certificate, its life, and its key.
-func TestResponder(t *testing.T) {
-	h := answering(t, nil)
-	ctx := t.Context()
-	use := func() responder { return (*h.ocsp.inUse.Load())[h.signing().serial] }
-	r := use()
-	checkLint(t, r.cert)
-	if r.cert.IsCA || !slices.Equal(r.cert.ExtKeyUsage, []x509.ExtKeyUsage{x509.ExtKeyUsageOCSPSigning}) || len(r.cert.URIs)+len(r.cert.DNSNames) != 0 {
-		t.Errorf("%+v", r.cert)
-	}
-	if life := r.cert.NotAfter.Sub(r.cert.NotBefore) + second; life != responderTTL {
-		t.Errorf("it lives for %s", life)
-	}
-	noCheck := slices.ContainsFunc(r.cert.Extensions, func(e pkix.Extension) bool { return e.Id.Equal(oidOCSPNoCheck) && bytes.Equal(e.Value, []byte{5, 0}) })
-	if !noCheck {
-		t.Error("clients would ask whether it is revoked")
-	}
-	told := 0
-	for _, kind := range []string{eventIntent, eventIssued} {
-		for _, e := range h.events(kind) {
-			if e.Subject == serialText(r.cert.SerialNumber) {
-				told++
-			}
-		}
-	}
-	if told != 2 {
-		t.Errorf("%d events and not an intent and an outcome", told)
-	}
-	if _, got := h.askGo(r.cert.SerialNumber, h.signing().cert, crypto.SHA1); got != "good" {
-		t.Errorf("of itself: %s", got)
-	}
-	if _, err := h.PeerCaller(ctx, r.cert, countersign.Caller{}); err == nil {
-		t.Error("a responder is a client")
-	}
-	h.must(h.keepResponders(ctx))
-	h.reopen()
-	h.must(h.keepResponders(ctx))
-	if use().KeyID != r.KeyID {
-		t.Error("it was replaced without a need")
-	}
-	h.clock.add(responderTTL/2 + time.Hour)
-	h.must(h.keepResponders(ctx))
-	next := use()
-	if next.KeyID == r.KeyID || !next.cert.NotAfter.After(r.cert.NotAfter) {
-		t.Error("it was not replaced at half of its life")
-	}
-	by := countersign.Daemon("test")
-	h.must(h.dropResponders(ctx, by))
-	h.must(h.cfg.Keys.Drop(ctx, by, next.KeyID)) // a restored store may lack a key
-	h.must(h.keepResponders(ctx))
-	if use().KeyID == next.KeyID {
-		t.Error("a responder without a key is not replaced")
-	}
-	if n := len(h.cfg.Keys.Keys(keyring.OCSP)); n != 2 {
-		t.Errorf("%d keys and not one of the intermediate and one of the root", n)
-	}
-	c := h.join("orders", newKey(t, ""))
-	h.wantOCSP(c, "good")
-	h.clock.add(3 * 7 * day)
-	h.must(h.keepResponders(ctx))
-	h.must(h.housekeep(ctx, 0, 0))
-	page, err := h.bolt.List(ctx, respondersTable().Name, storage.ListOptions{Limit: 100})
-	h.must(err)
-	if len(page.Items) != 2 {
-		t.Errorf("%d records", len(page.Items))
-	}
-}
-
-// TestResponderLeftByACrash: recorded and not told: the next start tells it; a key that nothing names is dropped.
-func TestResponderLeftByACrash(t *testing.T) {
-	h := answering(t, nil)
-	ctx, i := t.Context(), h.signing()
-	serial := serialText((*h.ocsp.inUse.Load())[i.serial].cert.SerialNumber)
-	if known, err := h.onRecord(ctx, serial); err != nil || !known {
-		t.Errorf("settling would abandon a responder: %v", err)
-	}
-	_, err := h.cfg.Keys.Create(ctx, admin(), keyring.NewKey{Purpose: keyring.OCSP, Alg: "ES256"})
-	h.must(err)
-	for _, step := range []struct {
-		after time.Duration
-		keys  int
-	}{{0, 3}, {2 * orphanAge, 2}} {
-		h.clock.add(step.after)
-		h.must(h.roll(ctx))
-		if n := len(h.cfg.Keys.Keys(keyring.OCSP)); n != step.keys {
-			t.Errorf("%d keys, want %d", n, step.keys)
-		}
-	}
-}
-
 // TestOCSPSealed: a sealed daemon signs nothing, and says that it will.
 func TestOCSPSealed(t *testing.T) {
 	h := answering(t, nil)
@@ -490,185 +394,5 @@ func TestCheckResponse(t *testing.T) {
 	late.standing = []standing{{known: true, revoked: true, at: p.thisUpdate.Add(second)}}
 	if _, err := prepareResponse(late); err == nil {
 		t.Error("a revocation later than its answer")
-	}
-}
-
-// draftRequest makes requests, good and bad.
-type draftRequest struct {
-	ids        [][]byte
-	version    []byte
-	extensions [][]byte
-	single     [][]byte
-	tail       []byte
-}
-
-func draftID(hash asn1.ObjectIdentifier, length int, serial []byte) []byte {
-	var b cryptobyte.Builder
-	b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
-		b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) { b.AddASN1ObjectIdentifier(hash) })
-		b.AddASN1OctetString(make([]byte, length))
-		b.AddASN1OctetString(make([]byte, length))
-		b.AddASN1(cbasn1.INTEGER, func(b *cryptobyte.Builder) { b.AddBytes(serial) })
-	})
-	return b.BytesOrPanic()
-}
-
-func draftExtension(oid asn1.ObjectIdentifier, critical bool, value []byte) []byte {
-	var b cryptobyte.Builder
-	b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
-		b.AddASN1ObjectIdentifier(oid)
-		if critical {
-			b.AddASN1Boolean(true)
-		}
-		b.AddASN1OctetString(value)
-	})
-	return b.BytesOrPanic()
-}
-
-func draftNonce(length int) []byte {
-	var b cryptobyte.Builder
-	b.AddASN1OctetString(make([]byte, length))
-	return draftExtension(oidOCSPNonce, false, b.BytesOrPanic())
-}
-
-func (d draftRequest) der() []byte {
-	all := func(tag uint8, of [][]byte, b *cryptobyte.Builder) {
-		if of == nil {
-			return
-		}
-		b.AddASN1(cbasn1.Tag(tag).ContextSpecific().Constructed(), func(b *cryptobyte.Builder) {
-			b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
-				for _, e := range of {
-					b.AddBytes(e)
-				}
-			})
-		})
-	}
-	var b cryptobyte.Builder
-	b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
-		b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
-			b.AddBytes(d.version)
-			b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
-				for _, id := range d.ids {
-					b.AddASN1(cbasn1.SEQUENCE, func(b *cryptobyte.Builder) {
-						b.AddBytes(id)
-						all(0, d.single, b)
-					})
-				}
-			})
-			all(2, d.extensions, b)
-		})
-	})
-	return append(b.BytesOrPanic(), d.tail...)
-}
-
-// TestParseOCSP: what is malformed, and what is not.
-func TestParseOCSP(t *testing.T) {
-	id := draftID(oidSHA1, 20, []byte{1})
-	one := [][]byte{id}
-	odd := asn1.ObjectIdentifier{1, 2, 3}
-	for name, tc := range map[string]struct {
-		request draftRequest
-		ok      bool
-	}{
-		"one":                      {draftRequest{ids: one}, true},
-		"the most":                 {draftRequest{ids: slices.Repeat(one, maxAsked)}, true},
-		"one more":                 {draftRequest{ids: slices.Repeat(one, maxAsked+1)}, false},
-		"none":                     {draftRequest{}, false},
-		"version 1":                {draftRequest{ids: one, version: []byte{0xa0, 3, 2, 1, 0}}, true},
-		"version 2":                {draftRequest{ids: one, version: []byte{0xa0, 3, 2, 1, 1}}, false},
-		"requestor":                {draftRequest{ids: one, version: []byte{0xa1, 3, 0x82, 1, 'x'}}, true},
-		"tail":                     {draftRequest{ids: one, tail: []byte{0}}, false},
-		"nonce of 0":               {draftRequest{ids: one, extensions: [][]byte{draftNonce(0)}}, false},
-		"nonce of 1":               {draftRequest{ids: one, extensions: [][]byte{draftNonce(1)}}, true},
-		"nonce of 128":             {draftRequest{ids: one, extensions: [][]byte{draftNonce(128)}}, true},
-		"nonce of 129":             {draftRequest{ids: one, extensions: [][]byte{draftNonce(129)}}, false},
-		"two nonces":               {draftRequest{ids: one, extensions: [][]byte{draftNonce(16), draftNonce(16)}}, false},
-		"nonce without its string": {draftRequest{ids: one, extensions: [][]byte{draftExtension(oidOCSPNonce, false, []byte("0123456789abcdef"))}}, false},
-		"nonce of one certificate": {draftRequest{ids: one, single: [][]byte{draftNonce(16)}}, false},
-		"unknown extension":        {draftRequest{ids: one, extensions: [][]byte{draftExtension(odd, false, nil)}}, true},
-		"critical extension":       {draftRequest{ids: one, extensions: [][]byte{draftExtension(odd, true, nil)}}, false},
-		"critical single":          {draftRequest{ids: one, single: [][]byte{draftExtension(odd, true, nil)}}, false},
-		"unknown hash":             {draftRequest{ids: [][]byte{draftID(odd, 7, []byte{1})}}, true},
-		"SHA-256":                  {draftRequest{ids: [][]byte{draftID(oidSHA256, 32, []byte{1})}}, true},
-		"SHA-256 of SHA-1's":       {draftRequest{ids: [][]byte{draftID(oidSHA256, 20, []byte{1})}}, false},
-		"serial of 160 bits":       {draftRequest{ids: [][]byte{draftID(oidSHA1, 20, append([]byte{0}, bytes.Repeat([]byte{0xff}, 20)...))}}, true},
-		"serial of 161 bits":       {draftRequest{ids: [][]byte{draftID(oidSHA1, 20, append([]byte{1}, make([]byte, 20)...))}}, false},
-		"serial not minimal":       {draftRequest{ids: [][]byte{draftID(oidSHA1, 20, []byte{0, 1})}}, false},
-		"no serial":                {draftRequest{ids: [][]byte{draftID(oidSHA1, 20, nil)}}, false},
-	} {
-		r, err := parseOCSP(tc.request.der())
-		if (err == nil) != tc.ok {
-			t.Errorf("%s: %v", name, err)
-		}
-		if err == nil && (len(r.asked) != len(tc.request.ids) || r.asked[0].raw != string(tc.request.ids[0])) {
-			t.Errorf("%s: read %+v", name, r)
-		}
-	}
-	for _, der := range [][]byte{nil, {0x30}, {0x30, 0}, {0x30, 0x80, 0, 0}, bytes.Repeat([]byte{0x30}, MaxOCSP+1), []byte("GET / HTTP/1.1")} {
-		if _, err := parseOCSP(der); err == nil {
-			t.Errorf("% .16x is a request", der)
-		}
-	}
-	h := answering(t, nil)
-	for want, der := range map[string][]byte{
-		OCSPMalformed:    {0x30, 0},
-		OCSPUnauthorized: draftRequest{ids: one}.der(),
-	} {
-		r := h.OCSP(t.Context(), der)
-		if _, err := ocsp.ParseResponse(r.DER, nil); r.Status != want || err == nil || r.Shared {
-			t.Errorf("%s: %+v %v", want, r, err)
-		}
-	}
-}
-
-func FuzzOCSP(f *testing.F) {
-	one := [][]byte{draftID(oidSHA1, 20, []byte{1})}
-	for _, d := range []draftRequest{
-		{ids: one}, {ids: slices.Repeat(one, 3), extensions: [][]byte{draftNonce(16)}}, {ids: [][]byte{draftID(oidSHA256, 32, []byte{0x7f})}},
-		{ids: one, version: []byte{0xa0, 3, 2, 1, 0}, single: [][]byte{draftExtension(asn1.ObjectIdentifier{1, 2}, false, nil)}},
-	} {
-		f.Add(d.der())
-	}
-	f.Fuzz(func(t *testing.T, der []byte) {
-		r, err := parseOCSP(der)
-		if err != nil {
-			return
-		}
-		if len(r.asked) == 0 || len(r.asked) > maxAsked || len(r.nonce) > maxNonce+3 || r.nonce != nil && len(r.nonce) < 3 {
-			t.Errorf("accepted %+v", r)
-		}
-		// What x/crypto reads of the first certificate is what we read.
-		if theirs, err := ocsp.ParseRequest(der); err == nil && r.asked[0].hash != otherHash {
-			if theirs.SerialNumber.Cmp(r.asked[0].serial) != 0 || string(theirs.IssuerKeyHash) != r.asked[0].key || string(theirs.IssuerNameHash) != r.asked[0].name {
-				t.Errorf("x/crypto reads %+v, we %+v", theirs, r.asked[0])
-			}
-		}
-		for _, id := range r.asked {
-			if !bytes.Contains(der, []byte(id.raw)) {
-				t.Errorf("%x is no part of the request", id.raw)
-			}
-		}
-	})
-}
-
-// TestDamagedResponder: what can't be read of responders keeps nobody from an answer, and is no reason to make more and more.
-func TestDamagedResponder(t *testing.T) {
-	h := answering(t, nil)
-	c := h.join("orders", newKey(t, ""))
-	_, err := h.bolt.Apply(t.Context(), storage.Op{Kind: storage.Put, Table: respondersTable().Name, Key: strings.Repeat("0", 32), Value: []byte("{")})
-	h.must(err)
-	h.wantOCSP(c, "good")
-	h.reopen()
-	for range 3 {
-		if err := h.keepResponders(t.Context()); !errors.Is(err, storage.ErrCorrupt) {
-			t.Errorf("nobody is told: %v", err)
-		}
-		h.wantOCSP(c, "good")
-	}
-	h.clock.add(2 * orphanAge)
-	h.must(h.roll(t.Context()))
-	if n := len(h.cfg.Keys.Keys(keyring.OCSP)); n != 4 {
-		t.Errorf("%d keys, and two issuers of two starts", n)
 	}
 }
