@@ -12,7 +12,6 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"runtime"
 	"strings"
 
 	"golang.org/x/sync/errgroup"
@@ -107,14 +106,11 @@ func certificates(ctx context.Context, o CertificateOptions, row func(*certBench
 			return nil, errors.New("connections must be 1 to 1000")
 		}
 	}
-	// Children are told to die with the thread that started them.
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	dir, err := os.MkdirTemp("", "countersign-bench-")
+	dir, leave, err := workplace("countersign-bench-")
 	if err != nil {
 		return nil, err
 	}
-	defer os.RemoveAll(dir)
+	defer leave()
 	b := &certBench{CertificateOptions: o, host: local.Host{Executable: o.Executable, Dir: dir}}
 	defer b.host.StopAll()
 	b.say("starting an authority")

@@ -42,20 +42,31 @@ const (
 	client   = "gateway"
 )
 
+// workplace is a directory for a benchmark and its child processes, which are told to die with the thread that started them. leave
+// gives both back, when the children have ended.
+func workplace(pattern string) (dir string, leave func(), err error) {
+	runtime.LockOSThread()
+	if dir, err = os.MkdirTemp("", pattern); err != nil {
+		runtime.UnlockOSThread()
+		return "", nil, err
+	}
+	return dir, func() {
+		os.RemoveAll(dir)
+		runtime.UnlockOSThread()
+	}, nil
+}
+
 // Exchange runs the benchmark of RFC 8693 exchanges: a user's token, which an issuer of the policy signed with ES256, for
 // a relay token. First with distinct subject tokens, then with a few that are sent again and again.
 func Exchange(ctx context.Context, o ExchangeOptions) (*Report, error) {
 	if o.Connections < 1 || o.Requests < 1 || o.Tokens < 1 || o.Alg != "ES256" && o.Alg != "RS256" {
 		return nil, errors.New("connections, requests and tokens must be 1 or more, and the algorithm ES256 or RS256")
 	}
-	// Children are told to die with the thread that started them.
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	dir, err := os.MkdirTemp("", "countersign-bench-")
+	dir, leave, err := workplace("countersign-bench-")
 	if err != nil {
 		return nil, err
 	}
-	defer os.RemoveAll(dir)
+	defer leave()
 	b := &exchange{ExchangeOptions: o, host: local.Host{Executable: o.Executable, Dir: dir}}
 	defer b.host.StopAll()
 	fmt.Fprintln(o.Progress, "starting an authority and an issuer of user tokens")

@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -56,14 +55,11 @@ func Relay(ctx context.Context, o RelayOptions) (*RelayReport, error) {
 	if o.Connections < 1 || o.Requests < 100 {
 		return nil, errors.New("connections must be 1 or more, and requests 100 or more")
 	}
-	// Children are told to die with the thread that started them.
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	dir, err := os.MkdirTemp("", "csb-") // sockets have short paths
+	dir, leave, err := workplace("csb-") // sockets have short paths
 	if err != nil {
 		return nil, err
 	}
-	defer os.RemoveAll(dir)
+	defer leave()
 	b := &relayBench{
 		exchange: exchange{ExchangeOptions: ExchangeOptions{Executable: o.Executable, Progress: o.Progress, Alg: "ES256"}, host: local.Host{Executable: o.Executable, Dir: dir}},
 		o:        o,
