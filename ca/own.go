@@ -50,7 +50,7 @@ func (n constrained) forbidden(c *x509.Certificate) string {
 		return name == constraint || strings.HasPrefix(constraint, ".") && strings.HasSuffix(name, constraint)
 	}
 	domain := func(name, constraint string) bool {
-		return host(name, constraint) || constraint == "" || strings.HasSuffix(strings.ToLower(name), "."+strings.ToLower(strings.TrimPrefix(constraint, ".")))
+		return constraint == "" || under(strings.ToLower(name), strings.ToLower(constraint))
 	}
 	within := func(name string, in []string, match func(string, string) bool) bool {
 		return slices.ContainsFunc(in, func(c string) bool { return match(name, c) })

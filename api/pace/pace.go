@@ -300,14 +300,13 @@ func (p *Pacer) give(w *waiter, putOff bool) time.Duration {
 	defer p.mu.Unlock()
 	l := &p.lines[w.rq.Line]
 	at, waits := slices.BinarySearchFunc(l.waiting, w, order)
-	switch {
-	case !waits:
+	if !waits {
 		return <-w.answer
-	case !putOff:
-		l.waiting = slices.Delete(l.waiting, at, at+1)
-		return -1
 	}
 	l.waiting = slices.Delete(l.waiting, at, at+1)
+	if !putOff {
+		return -1
+	}
 	return p.putOff(l, w, time.Now())
 }
 
