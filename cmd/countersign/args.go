@@ -69,11 +69,25 @@ func readFile(path string, limit int64) ([]byte, error) {
 	}
 	if err == nil {
 		var body []byte
-		if body, err = os.ReadFile(path); err == nil {
+		if body, err = readSmall(path, limit); err == nil {
 			return body, nil
 		}
 	}
 	return nil, &failure{Exit: exitLocal, What: "can't read " + path, Why: cause(err), Next: mendFile(err), err: err}
+}
+
+// readSmall reads at most limit bytes of a file, whatever it is: a device or a pipe may have no end. Its error is the Why of a failure.
+func readSmall(path string, limit int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	body, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err == nil && int64(len(body)) > limit {
+		err = fmt.Errorf("it is longer than %d bytes", limit)
+	}
+	return body, err
 }
 
 // mendFile says what to do about a file that can't be read.

@@ -5,9 +5,7 @@ import (
 	"crypto"
 	"crypto/x509"
 	"encoding/pem"
-	"errors"
 	"fmt"
-	"io"
 	"os"
 	"strings"
 	"text/tabwriter"
@@ -38,7 +36,7 @@ func (o ownRoot) read(kms string) (*x509.Certificate, crypto.Signer, error) {
 		return nil, nil, &failure{Exit: exitLocal, What: "--root-key together with --kms", Why: "--kms says that keys are made in a token and never leave it, and a key from a file was never there",
 			Next: "leave --root-key out: the root stays offline, and the token makes the intermediate's key; or leave --kms out"}
 	}
-	text, err := readSmall(o.cert)
+	text, err := readSmall(o.cert, maxPEMFile)
 	if err != nil {
 		return nil, nil, unreadable(o.cert, err)
 	}
@@ -57,20 +55,6 @@ func unreadable(path string, err error) error {
 	return &failure{Exit: exitLocal, What: "can't use " + path, Why: cause(err), err: err, Next: "name a PEM file with one certificate"}
 }
 
-// readSmall reads a file that is no longer than a certificate or key may be.
-func readSmall(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	body, err := io.ReadAll(io.LimitReader(f, maxPEMFile+1))
-	if err == nil && len(body) > maxPEMFile {
-		err = errors.New("it is longer than 64 KiB")
-	}
-	return body, err
-}
-
 // readRootKey reads a private key: PKCS#8, SEC 1 or PKCS#1, the first also encrypted. The legacy encryption of PEM (RFC 1423: MD5, no
 // salt to speak of) is refused, encrypted or not is never guessed, and no message holds a byte of the file.
 func readRootKey(path, passphraseFile string) (crypto.Signer, error) {
@@ -81,7 +65,7 @@ func readRootKey(path, passphraseFile string) (crypto.Signer, error) {
 		return nil, &failure{Exit: exitLocal, What: "can't use the key that --root-key names", Why: "it is in a token (PKCS#11), and --root-key takes a file: a root's key in a token of yours stays there",
 			Next: "leave --root-key out: the root stays offline, and whoever has the token signs the request that init writes (docs/authority.md)"}
 	}
-	text, err := readSmall(path)
+	text, err := readSmall(path, maxPEMFile)
 	if err != nil {
 		return nil, refuse(cause(err), "name a PEM file with one private key, which this user may read", err)
 	}
@@ -129,7 +113,7 @@ func readPassphrase(path string) ([]byte, error) {
 	if info.Mode().IsRegular() && info.Mode().Perm()&0o077 != 0 {
 		return nil, refuse(fmt.Sprintf("others may read it: mode %04o", info.Mode().Perm()), "chmod go-rwx "+shellWord(path), nil)
 	}
-	text, err := readSmall(path)
+	text, err := readSmall(path, maxPEMFile)
 	if err != nil {
 		return nil, refuse(cause(err), "name a file of mode 0600 with the passphrase as its only line", err)
 	}
@@ -163,7 +147,7 @@ while nothing can be issued.`,
 		Example: "  countersign ca csr > intermediate.csr",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if a.atHome() && daemon.Dir(a.dir).Waits() {
-				text, err := readSmall(daemon.Dir(a.dir).Request())
+				text, err := readSmall(daemon.Dir(a.dir).Request(), maxPEMFile)
 				if err != nil {
 					return unreadable(daemon.Dir(a.dir).Request(), err)
 				}
@@ -192,7 +176,7 @@ once. It ends an init that waits, without a daemon. It needs the role admin.`,
 		Example: "  countersign ca import intermediate.crt",
 		Args:    exactArgs("FILE"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			text, err := readSmall(args[0])
+			text, err := readSmall(args[0], maxPEMFile)
 			if err != nil {
 				return unreadable(args[0], err)
 			}
